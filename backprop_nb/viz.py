@@ -76,17 +76,20 @@ def _axes(ax): return (None, ax) if ax is not None else panels()
 
 def _done(fig, ax, alt): return ax if fig is None else Picture(fig, alt)
 
-# %% ../nbs/B_viz.ipynb #1ef71f
+# %% ../nbs/B_viz.ipynb #d1917f
 def _end_labels(ax, ends):
-    "Write each name beside the end of its line, at least a line's height apart"
-    lo, hi = ax.get_ylim()
-    forth, back = ax.transData.transform, ax.transData.inverted().transform
-    pixels = sorted((forth((0, y))[1] if np.isfinite(y) else 0, x, name, color) for x, y, name, color in ends)
-    low = -np.inf
+    "Write each name beside the end of its line, at least a line's height apart and inside the panel"
+    limits = ax.get_ylim()      # first of all: asking for them settles the scale
+    at, back = ax.transData.transform, ax.transData.inverted().transform
+    low, high = sorted(at((ends[0][0], y))[1] for y in limits)
+    ends = sorted(ends, key=lambda e: e[1])
+    places = [float(np.clip(at((x, y))[1], low, high)) for x, y, *_ in ends]
+    for i in range(1, len(ends)): places[i] = max(places[i], places[i-1] + 11)
+    places[-1] = min(places[-1], high)
+    for i in range(len(ends) - 1, 0, -1): places[i-1] = min(places[i-1], places[i] - 11)
     right = max(x for x, *_ in ends)
-    for pixel, _, name, color in pixels:
-        low = max(pixel, low + 11)
-        ax.annotate(name, (right, np.clip(back((0, low))[1], *sorted((lo, hi)))), xytext=(4, 0), textcoords='offset points',
+    for place, (_, _, name, color) in zip(places, ends):
+        ax.annotate(name, (right, back((0, place))[1]), xytext=(4, 0), textcoords='offset points',
                     color=color, fontsize=7, va='center', annotation_clip=False)
 
 def curve(
@@ -165,7 +168,7 @@ def heat(
     ax.set_ylabel(y, fontsize=8)
     return _done(fig, ax, alt)
 
-# %% ../nbs/B_viz.ipynb #9c0e94
+# %% ../nbs/B_viz.ipynb #eee802
 markers = 'os^Dv*P'
 
 def scatter(
@@ -173,7 +176,7 @@ def scatter(
     target,     # class of each, integers (n,)
     alt=None,   # the sentence that says what the picture shows
     ax=None,    # draw into this panel
-    size=8,     # area of a marker in points
+    size=8,     # area of a marker in square points
 ):              # a `Picture`, or `ax`
     "Points in the plane, each class in its own colour and marker"
     fig, ax = _axes(ax)
@@ -190,6 +193,7 @@ def regions(
     target,     # class of each, integers (n,)
     alt=None,   # the sentence that says what the picture shows
     ax=None,    # draw into this panel
+    size=8,     # area of a marker in square points
 ):              # a `Picture`, or `ax`
     "The plane coloured by what `answer` says at each place, and the points on top"
     fig, ax = _axes(ax)
@@ -200,10 +204,10 @@ def regions(
     k = max(int(np.max(target)) + 1, 2)
     ax.imshow(answer(np.c_[a.ravel(), b.ravel()]).reshape(a.shape), cmap=ListedColormap(palette[:k]), vmin=0, vmax=k - 1,
               alpha=.25, extent=box, origin='lower', interpolation='nearest')
-    scatter(x, target, ax=ax)
+    scatter(x, target, ax=ax, size=size)
     return _done(fig, ax, alt)
 
-# %% ../nbs/B_viz.ipynb #6abc98
+# %% ../nbs/B_viz.ipynb #1c94c1
 def landscape(
     f,           # function of two arrays, giving heights of the same shape
     xlim,        # (left, right)
@@ -214,12 +218,14 @@ def landscape(
     alt=None,    # the sentence that says what the picture shows
     ax=None,     # draw into this panel
     levels=None, # heights of the contour lines; unless given, twelve between the quantiles
+    equal=False, # one unit as long across as up, so that right angles look right
 ):               # a `Picture`, or `ax`
     "Contour lines of `f`, and the walks over it from their dot to their cross"
     fig, ax = _axes(ax)
     a, b = np.meshgrid(np.linspace(*xlim, 121), np.linspace(*ylim, 121))
     height = f(a, b)
     if levels is None: levels = np.unique(np.quantile(height, np.linspace(.01, .95, 12)**1.3))
+    if equal: ax.set_aspect('equal')
     ax.contour(a, b, height, levels=levels, cmap=colormaps['cividis'], linewidths=.7)
     for (name, walk), (color, dash) in zip((walks or {}).items(), styles(list(walks or {}))):
         walk = np.asarray(walk)
