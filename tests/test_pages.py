@@ -67,7 +67,7 @@ def test_stored_errors_are_expected_ones(page):
 def test_answers_are_folded_and_checked(page):
     answers = [c for c in cells(page, 'code') if 'hide-input' in c['metadata'].get('tags', [])]
     for c in answers:
-        assert c['metadata'].get('jupyter') == {'source_hidden': True}, f'cell {c["id"]} is not folded in JupyterLab'
+        assert c['metadata'].get('jupyter') == {'source_hidden': True, 'outputs_hidden': True}, f'cell {c["id"]} is not folded in JupyterLab'
         assert re.search(r'\bassert|raises|check_', c['source']), f'the answer in cell {c["id"]} is not checked'
 
 def test_titles_and_modules_are_unique():
