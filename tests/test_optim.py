@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_allclose, assert_array_equal
 
-from backprop_nb import optim
 from backprop_nb.layers import Linear, ReLU, Sequential, Tanh, value_and_grad
 from backprop_nb.loss import cross_entropy
 from backprop_nb.optim import SGD, Adagrad, Adam, AdamW, RMSprop, clip_norm, cosine, flush, pieces, step_decay, warm_up
@@ -534,9 +533,3 @@ def test_flushing_takes_denormal_numbers_and_nothing_else(v):
     flush(v)
     denormal = (before != 0) & (np.abs(before) < np.float32(2.)**-126)
     assert_array_equal(v, np.where(denormal, 0, before))
-
-
-# The page's names
-
-def test_what_the_module_offers():
-    assert {'Optimizer', 'SGD', 'Adagrad', 'RMSprop', 'Adam', 'AdamW', 'clip_norm', 'step_decay', 'cosine', 'warm_up'} <= set(optim.__all__)
