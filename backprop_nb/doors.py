@@ -110,13 +110,14 @@ def batch(
     if n_in is not None and x.shape[1] != n_in: raise ValueError(f'{name}: {n_in} features are needed, these are {x.shape[1]} (shape {x.shape})')
     return finite(name, x)
 
-# %% ../nbs/C_doors.ipynb #deff0e
+# %% ../nbs/C_doors.ipynb #c473ad
 def labels(
     y,              # outputs of the model (..., k)
     target,         # what came: a label for each row of `y`, whole numbers 0 … k - 1
     name='target',  # what the argument is called (str)
 ):                  # integer array (...)
     "Class labels that fit the outputs `y`; raises `TypeError` or `ValueError`"
+    if y.ndim == 0: raise ValueError(f'y: outputs (…, k), one score a class, are needed, not the number {y}')
     shape, k = y.shape[:-1], y.shape[-1]
     if type(target) is not np.ndarray or target.dtype != np.int64:
         whole_ones = real(name, target)

@@ -238,7 +238,7 @@ class Model:
         vars(self).update(state)
         self._move_in(self._params.dtype)
 
-# %% ../nbs/04_layers.ipynb #5e0e0a
+# %% ../nbs/04_layers.ipynb #eda6c4
 def check_row(
     layers,  # `Layer`s in order
 ):           # features in, features out (None: any number)
@@ -254,11 +254,11 @@ def check_row(
             seen.append(part)
         if None not in (width, layer.n_in) and width != layer.n_in:
             raise ValueError(f'layers: {last!r} gives {width} features, but {layer!r} takes {layer.n_in}')
-        if n_in is None: n_in = layer.n_in
+        if n_in is None and width is None: n_in = layer.n_in
         if layer.n_out is not None: width, last = layer.n_out, layer
     return n_in, width
 
-# %% ../nbs/04_layers.ipynb #9990bc
+# %% ../nbs/04_layers.ipynb #f8758e
 class Table(str):
     "Text that shows itself as it is"
     def __repr__(self): return str(self)
@@ -268,11 +268,11 @@ def summarize(
     n_in,    # features in
 ):           # `Table`
     "One line a layer: outputs and number of parameters"
-    lines, width = [('layer', 'output', 'parameters')], n_in
+    lines, x = [('layer', 'output', 'parameters')], np.zeros((1, n_in or 1))
     def count(layers): return f'{sum(p.size for layer in every(layers) for p in layer.params):,}'
     for layer in layers:
-        width = layer.n_out or width
-        lines.append((repr(layer), f'(n, {width})', count([layer])))
+        x = layer.predict(x)
+        lines.append((repr(layer), f"(n, {', '.join(map(str, x.shape[1:])) if n_in else '…'})", count([layer])))
     lines.append(('total', '', count(layers)))
     a, b, c = (max(map(len, column)) for column in zip(*lines))
     return Table('\n'.join(f'{i:<{a}}  {j:<{b}}  {k:>{c}}' for i, j, k in lines))
@@ -343,7 +343,7 @@ def value_and_grad(
         g = vjps[loss][0](1, value, y, target)
     return float(value), g
 
-# %% ../nbs/04_layers.ipynb #de9e64
+# %% ../nbs/04_layers.ipynb #f4b172
 @lru_cache(maxsize=32)
 def _ones(n, dtype): return np.ones(n, dtype)
 
@@ -352,7 +352,7 @@ def _linear(x, w, b):
     y += b
     return y
 
-def _linear_dx(g, y, x, w, b): return np.dot(g, w.T) if g.ndim == 2 else np.matmul(g, w.T)
+def _linear_dx(g, y, x, w, b): return np.dot(g, w.T) if g.ndim == 2 else np.dot(rows(g), w.T).reshape(x.shape)
 
 def _linear_dw(g, y, x, w, b, out=None): return np.dot(rows(x).T, rows(g), out)
 

@@ -604,6 +604,120 @@ def test_a_new_row_of_the_table_makes_a_new_layer(rng, monkeypatch):
     assert_allclose(grads, nudged_grads(model, cross_entropy, x, target), rtol=1e-6, atol=1e-9)
 
 
+# --- layers inside layers, buffers, and the switch ----------------------------------------------------------------------------------------
+
+class Residual(Layer):
+    "What its layers make of `x`, and `x` itself"
+    def __init__(self, *layers):
+        super().__init__(None)
+        self.layers = layers
+
+    def __call__(self, x):
+        self.y = x
+        for layer in self.layers: self.y = layer(self.y)
+        self.y = self.y + x
+        return self.y
+
+    def predict(self, x):
+        y = x
+        for layer in self.layers: y = layer.predict(y)
+        return y + x
+
+    def backward(self, g, need_dx=True):
+        d = g
+        for layer in reversed(self.layers): d = layer.backward(d)
+        return d + g
+
+    def __repr__(self): return f"Residual({', '.join(map(repr, self.layers))})"
+
+
+class Counting(Layer):
+    "Hands `x` through, and counts in a buffer how many rows it saw while training"
+    def __init__(self):
+        super().__init__(np.tanh)
+        self.buffers = np.zeros(3),
+
+    def __call__(self, x):
+        if self.training: self.buffers[0][:] += len(x)
+        return super().__call__(x)
+
+
+def nested(rng=0, dtype=np.float64):
+    rng = np.random.default_rng(rng)
+    return Sequential(Tanh(), Residual(Linear(5, 4, rng), Residual(Counting(), Linear(4, 4, rng)), Linear(4, 5, rng)), Linear(5, 3, rng), dtype=dtype)
+
+
+@pytest.fixture
+def tanh_rule(monkeypatch): monkeypatch.setitem(vjps, np.tanh, (lambda g, y, x: g * (1 - y*y),))
+
+
+def parts_of(model): return list(module.every(model.layers))
+
+
+def test_layers_inside_layers_live_in_the_vectors_too(rng, tanh_rule):
+    model = nested()
+    linears = [layer for layer in parts_of(model) if isinstance(layer, Linear)]
+    assert len(linears) == 4 and model.params.size == model.grads.size == 5*4 + 4 + 4*4 + 4 + 4*5 + 5 + 5*3 + 3
+    for twin in model, copy.deepcopy(model), copy.copy(model), pickle.loads(pickle.dumps(model)):
+        at = 0
+        for layer in parts_of(twin):
+            for p, g in zip(layer.params, layer.grads):
+                assert np.shares_memory(p, twin.params[at:at + p.size]) and np.shares_memory(g, twin.grads[at:at + p.size])
+                at += p.size
+        assert at == twin.params.size
+        if twin is not model: assert not np.shares_memory(twin.params, model.params)
+    x, target = a_batch(rng)
+    _, grads, _ = walk(model, x, target)
+    assert_allclose(grads, nudged_grads(model, cross_entropy, x, target), rtol=1e-5, atol=1e-9)
+    _, same, dx = walk(model, x, target, need_dx=True)
+    assert_array_equal(same, grads)
+    assert dx.shape == x.shape
+
+
+def test_layers_inside_layers_are_counted_and_belong_to_one_model_too(rng):
+    model = nested()
+    lines = model.summary().splitlines()
+    assert [line.split()[-1] for line in lines] == ['parameters', '0', str(5*4 + 4 + 4*4 + 4 + 4*5 + 5), '18', str(model.params.size)]
+    inner = model.layers[1].layers[0]
+    with pytest.raises(ValueError, match=re.escape('Linear(5, 4) at place 0 belongs to another model')): Sequential(inner)
+    with pytest.raises(ValueError, match='belongs to another model'): Sequential(Residual(inner))
+    free = Linear(5, 5, rng)
+    with pytest.raises(ValueError, match='place 1 .*again'): Sequential(free, Residual(free))
+    with pytest.raises(ValueError, match='place 0 .*again'): Sequential(Residual(free, free))
+    assert not free.owned
+
+
+@both_dtypes
+def test_buffers_are_kept_copied_and_never_learned(dtype, rng, tanh_rule):
+    model = nested(dtype=dtype)
+    x, target = a_batch(rng)
+    walk(model, x, target)
+    model.params -= model.grads
+    assert model.buffers.tolist() == [6, 6, 6] and model.buffers.dtype == dtype
+    twin = copy.deepcopy(model)
+    model(x)
+    model.predict(x)
+    assert model.buffers.tolist() == [12]*3 and twin.buffers.tolist() == [6]*3
+    vector = model.buffers
+    model.buffers = [1, 2, 3]
+    assert model.buffers is vector and np.shares_memory(vector, parts_of(model)[4].buffers[0])
+    with pytest.raises(ValueError, match=r'buffers: .*\(3,\).*\(2,\)'): model.buffers = [1, 2]
+    assert vector.tolist() == [1, 2, 3]
+    assert small_net().buffers.shape == (0,)
+
+
+def test_the_switch_reaches_every_layer(tanh_rule):
+    model = nested()
+    assert all(layer.training for layer in parts_of(model))
+    assert model.eval() is model and not any(layer.training for layer in parts_of(model))
+    model(np.ones((2, 5)))
+    assert not model.buffers.any()
+    assert not any(layer.training for layer in parts_of(copy.deepcopy(model)))
+    assert model.train() is model and all(layer.training for layer in parts_of(model))
+    model(np.ones((2, 5)))
+    assert model.buffers.all()
+
+
 # --- constructors --------------------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize('args', [(0, 3), (-1, 3), (2.5, 3), (2., 3), ('3', 3), (True, 3), (None, 3), (np.nan, 3), ((), 3), ([2], 3)], ids=str)
