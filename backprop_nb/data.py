@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MNIST_FILES', 'MNIST_MIRRORS', 'xor', 'moons', 'circles', 'spirals', 'two_spirals', 'load_digits', 'split',
-           'standardize', 'batches', 'one_hot', 'read_idx', 'load_mnist']
+           'standardize', 'batches', 'one_hot', 'read_idx', 'load_mnist', 'load_names']
 
 # %% ../nbs/A_data.ipynb #6bd030
 import math
@@ -247,3 +247,10 @@ def load_mnist(
     x, target = load('images-idx3', 2051), load('labels-idx1', 2049)
     if len(x) != len(target): raise ValueError(f'{root}: {len(x)} images but {len(target)} labels')
     return x.reshape(len(x), math.prod(x.shape[1:])) / np.float32(255), target.astype(np.int64)
+
+# %% ../nbs/A_data.ipynb #7ea68c
+def load_names():  # list of 5,163 str, 2 to 11 letters a to z, in alphabetical order
+    "First names, each once, lower case (US Census Bureau 1995, from the census of 1990; public domain)"
+    import backprop_nb
+    with open(os.path.join(backprop_nb.__path__[0], 'names.txt'), encoding='ascii') as file:
+        return file.read().split()
