@@ -52,7 +52,7 @@ export: .venv/.installed  ## after an edit: clean the notebooks and write the pa
 	$(BIN)/nbdev_export
 
 notebooks: export  ## run all pages and keep their outputs (one page: make notebooks NBS=nbs/02_loss.ipynb)
-	printf '%s\n' $(NBS) | OPENBLAS_NUM_THREADS=1 xargs -n 1 -P $(JOBS) $(BIN)/jupyter nbconvert --log-level=WARN --to notebook --execute --inplace
+	printf '%s\n' $(NBS) | TQDM_DISABLE=1 OPENBLAS_NUM_THREADS=1 xargs -n 1 -P $(JOBS) $(BIN)/jupyter nbconvert --log-level=WARN --to notebook --execute --inplace
 	$(BIN)/nbdev_clean
 	$(BIN)/python tools/norm_widgets.py $(NBS)
 
