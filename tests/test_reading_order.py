@@ -15,7 +15,7 @@ def ours(source):
 def exported(page): return [c['source'] for c in cells(page, 'code') if directives(c).keys() & {'export', 'exports', 'exporti'}]
 
 def test_the_order_is_in_the_file_names():
-    odd = [p.name for p in PAGES if not re.fullmatch(r'(\d\d|[A-Z])_[a-z]\w*\.ipynb', p.name)]
+    odd = [p.name for p in PAGES if not re.fullmatch(r'(\d\d[a-z]?|[A-Z])_[a-z]\w*\.ipynb', p.name)]
     assert not odd, 'a page is called like 03_backward.ipynb, an appendix like B_viz.ipynb'
 
 @pytest.mark.parametrize('page', [p for p in PAGES if p.name[0].isdigit()], ids=lambda p: p.stem)
