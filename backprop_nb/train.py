@@ -118,15 +118,15 @@ def used_up(history, budget):
 
 stopping = dict(patience=no_better, converged=converged, budget=used_up)   # what `History.stopped` may say -> the question
 
-# %% ../nbs/06_iterate.ipynb #dd7c18
+# %% ../nbs/06_iterate.ipynb #3c63d1
 @contextmanager
 def _guarded(model, opt, epoch):
     "If what happens inside diverges, model and optimizer go back to where they were, and the error says in which epoch"
-    before = model.params.copy(), opt.lr, opt.t, {name: v.copy() for name, v in opt.state.items()}
+    before = model.params.copy(), model.buffers.copy(), opt.lr, opt.t, {name: v.copy() for name, v in opt.state.items()}
     try:
         with np.errstate(over='ignore', invalid='ignore'): yield
     except Diverged as e:
-        model.params, opt.lr, opt.t, opt.state = before
+        model.params, model.buffers, opt.lr, opt.t, opt.state = before
         raise Diverged(f'training diverged in epoch {epoch}: {e}. Model and optimizer are back where they were before this epoch') from None
 
 # %% ../nbs/06_iterate.ipynb #0c956a
@@ -146,7 +146,7 @@ def _counted(
     finally:
         if bar is not None: bar.close()
 
-# %% ../nbs/06_iterate.ipynb #213ddf
+# %% ../nbs/06_iterate.ipynb #963607
 def _repeat(model, opt, epoch, look, limits, n_epochs, progress):
     "Epoch after epoch, until one of the questions in `stopping` is answered with yes; a `History`"
     history, start, best = History(), perf_counter(), None
@@ -154,12 +154,12 @@ def _repeat(model, opt, epoch, look, limits, n_epochs, progress):
         for i in _counted(n_epochs, 2 if progress else inf):
             with _guarded(model, opt, i): loss, seen = epoch(), look()
             history.add(loss=loss, lr=opt.lr, **seen, seconds=perf_counter() - start)
-            if 'patience' in limits and _lowest(history.val_loss) == i: best = i, model.params.copy()
+            if 'patience' in limits and _lowest(history.val_loss) == i: best = i, model.params.copy(), model.buffers.copy()
             history.stopped = next((name for name, limit in limits.items() if stopping[name](history, limit)), '')
             if history.stopped: break
         else: history.stopped = 'n_epochs'
     except KeyboardInterrupt: history.stopped = 'interrupted'
-    if best: history.best_epoch, model.params = best
+    if best: history.best_epoch, model.params, model.buffers = best
     return history
 
 # %% ../nbs/06_iterate.ipynb #a3acaf

@@ -11,9 +11,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 from backprop_nb.backward import check_vjp, vjps
 from backprop_nb.data import batches
 from backprop_nb.layers import Layer, Linear, ReLU, Sequential, Sigmoid, Tanh, every, value_and_grad
-from backprop_nb.loss import cross_entropy
+from backprop_nb.loss import cross_entropy, mse
 from backprop_nb.norm import BatchNorm, Chain, LayerNorm, Residual, normalize, normalize_by, scale
 from backprop_nb.optim import SGD
+from backprop_nb.train import Diverged, fit
 
 shapes = pytest.mark.parametrize('shape', [(2, 5), (7, 5), (4, 3, 5), (3, 4, 4, 5)], ids=str)
 
@@ -340,3 +341,19 @@ def test_nothing_below_the_first_parameters_is_walked(rng):
 def test_the_summary_counts_what_is_inside():
     text = str(nested().summary())
     assert f'{nested().params.size:,}' == text.split()[-1]
+
+
+def test_what_a_layer_keeps_goes_back_together_with_the_parameters():
+    "Stopping by patience, and divergence, must not leave newer running averages beside older parameters"
+    rng = np.random.default_rng(0)
+    x, t = rng.normal(3, 2, (64, 4)), rng.normal(size=(64, 2))
+    def model(): return Sequential(Linear(4, 8, 0), BatchNorm(8), Linear(8, 2, 1), dtype=np.float64)
+    long, short = model(), model()
+    history = fit(long, x, t, SGD(long, .5), 0, loss=mse, n_epochs=30, validation=(x + 1, t[::-1]), patience=2)
+    fit(short, x, t, SGD(short, .5), 0, loss=mse, n_epochs=history.best_epoch + 1)
+    assert history.best_epoch + 1 < len(history.loss)
+    assert (long.params == short.params).all() and (long.buffers == short.buffers).all()
+    wild = model()
+    before = wild.buffers.copy()
+    with pytest.raises(Diverged): fit(wild, x, t * 1e200, SGD(wild, 1e200), 0, loss=mse)
+    assert (wild.buffers == before).all()
