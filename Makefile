@@ -59,7 +59,7 @@ notebooks: export  ## run all pages and keep their outputs (one page: make noteb
 # the CUDA packages that PyTorch asks for on Linux are left to PyTorch: its CPU build needs none
 constraints:  ## write constraints.txt anew (needs uv)
 	mkdir -p build
-	$(UV) pip compile pyproject.toml --universal --python-version 3.11 --extra dev --extra peers --upgrade --quiet --no-header --no-annotate \
+	$(UV) pip compile pyproject.toml --universal --python-version 3.11 --all-extras --upgrade --quiet --no-header --no-annotate \
 	  | grep -vE '^(nvidia|cuda|triton)' > build/constraints.txt
 	mv build/constraints.txt constraints.txt
 

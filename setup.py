@@ -15,6 +15,6 @@ setup(
     packages=find_packages(include=[lib, f'{lib}.*']),
     package_data={lib: ['*']},   # data, scripts and licences that lie beside the modules
     install_requires=cfg['requirements'].split(),
-    extras_require={name: cfg[f'{name}_requirements'].split() for name in ('dev', 'peers')},
+    extras_require={k.removesuffix('_requirements'): v.split() for k, v in cfg.items() if k.endswith('_requirements')},
     entry_points={'nbdev': [f'{lib} = {lib}._modidx:d']},
 )
