@@ -26,27 +26,39 @@ from .backward import tanh_dx, vjps
 from .doors import number, real
 from .layers import fast
 
-# %% ../nbs/10_autograd.ipynb #ef1086
+# %% ../nbs/10_autograd.ipynb #265af1
 _birth = count().__next__   # every call gives a number greater than the last
 
 def newest_first(
-    y,                             # a `Scalar` or `Tensor`
-    inputs=attrgetter('inputs'),   # function that gives what one was made from, where None stands for nothing
-):                                 # list, beginning with `y`
+    y,  # a `Scalar` or `Tensor`
+):      # list, beginning with `y`
     "`y` and all that it was made from, each once, the newest first; without recursion, however deep"
     y.walk = mark = object()
     found, todo = [], [y]
     while todo:
         found.append(v := todo.pop())
-        for a in inputs(v):
+        for a in v.inputs:                          # None where an input remembers nothing
             if a is not None and a.walk is not mark:
                 a.walk = mark
                 todo.append(a)
     return sorted(found, key=attrgetter('born'), reverse=True)
 
-# %% ../nbs/10_autograd.ipynb #a823fe
-_both = attrgetter('a', 'b')
+# %% ../nbs/10_autograd.ipynb #76606e
+def _newest_of_two(y):
+    "`newest_first`, spelled for numbers"
+    y.walk = mark = object()
+    found, todo = [], [y]
+    while todo:
+        found.append(v := todo.pop())
+        if (a := v.a) is not None and a.walk is not mark:
+            a.walk = mark
+            todo.append(a)
+        if (b := v.b) is not None and b.walk is not mark:
+            b.walk = mark
+            todo.append(b)
+    return sorted(found, key=attrgetter('born'), reverse=True)
 
+# %% ../nbs/10_autograd.ipynb #97c75c
 class Node:
     "A number, what it was made from, and how fast it follows that"
     __slots__ = 'data', 'op', 'a', 'da', 'b', 'db', 'born', 'grad', 'walk'
@@ -66,7 +78,7 @@ class Node:
 
     def backward(self):
         "Set `grad`, in every number that this one was made from, to the slope of this one along it"
-        order = newest_first(self, _both)
+        order = _newest_of_two(self)
         for v in order: v.grad = 0.
         self.grad = 1.
         for v in order:

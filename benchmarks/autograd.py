@@ -22,11 +22,7 @@ from time import process_time
 os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
 sys.path = [p for p in sys.path if os.path.abspath(p) != os.path.dirname(os.path.abspath(__file__))]   # this file is called autograd, too
 
-import numpy as np  # noqa: E402
-
-from backprop_nb.autograd import Scalar, Tensor, through  # noqa: E402
-from backprop_nb.layers import Linear, ReLU, Sequential, value_and_grad  # noqa: E402
-from backprop_nb.loss import cross_entropy  # noqa: E402
+import numpy as np  # noqa: E402    the engines are imported where they are used: each process holds one
 
 CASES = {   # name: widths, batch size, steps a block
     'numbers': ((2, 16, 16, 1), 100, 8),
@@ -67,11 +63,15 @@ def micrograd(widths, n):
     return in_numbers(Value, widths, n)
 
 def model_and_batch(widths, n):
+    from backprop_nb.layers import Linear, ReLU, Sequential
     rng = np.random.default_rng(0)
     layers = [l for a, b in zip(widths, widths[1:]) for l in (Linear(a, b, a + b), ReLU())][:-1]
     return Sequential(*layers), rng.normal(size=(n, widths[0])).astype(np.float32), rng.integers(0, widths[-1], n)
 
 def graph(widths, n, copy=True, update=True):
+    from backprop_nb.autograd import Tensor, through
+    from backprop_nb.layers import value_and_grad
+    from backprop_nb.loss import cross_entropy
     model, x, target = model_and_batch(widths, n)
     params = [p for l in model.layers for p in l.params]
     def step():
@@ -89,6 +89,8 @@ def graph_walk(widths, n): return graph(widths, n, update=False)
 def shared_walk(widths, n): return graph(widths, n, copy=False, update=False)
 
 def chain_walk(widths, n):
+    from backprop_nb.layers import value_and_grad
+    from backprop_nb.loss import cross_entropy
     model, x, target = model_and_batch(widths, n)
     def step():
         value, g = value_and_grad(cross_entropy, model(x), target)
@@ -116,7 +118,9 @@ def hips(widths, n):
     step.wanted = False
     return step
 
-def ours_in_numbers(widths, n): return in_numbers(Scalar, widths, n)
+def ours_in_numbers(widths, n):
+    from backprop_nb.autograd import Scalar
+    return in_numbers(Scalar, widths, n)
 
 def built(engines, *case):
     "A step function for each engine that is installed"
