@@ -13,7 +13,7 @@ setup(
     author=cfg['author'], author_email=cfg['author_email'] or None, keywords=cfg['keywords'].split(),
     long_description=Path('README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
     packages=find_packages(include=[lib, f'{lib}.*']),
-    package_data={lib: ['*']},   # data, scripts and licences that lie beside the modules
+    package_data={lib: ['*', 'static/*']},   # data, scripts and licences that lie beside the modules, and what runs in a browser
     install_requires=cfg['requirements'].split(),
     extras_require={k.removesuffix('_requirements'): v.split() for k, v in cfg.items() if k.endswith('_requirements')},
     entry_points={'nbdev': [f'{lib} = {lib}._modidx:d']},
