@@ -43,52 +43,62 @@ def newest_first(
                 todo.append(a)
     return sorted(found, key=attrgetter('born'), reverse=True)
 
-# %% ../nbs/10_autograd.ipynb #76606e
+# %% ../nbs/10_autograd.ipynb #62db3f
 def _newest_of_two(y):
-    "`newest_first`, spelled for numbers"
+    "The results of `newest_first`, without what was not made from anything; all gradients are set to 0"
     y.walk = mark = object()
     found, todo = [], [y]
     while todo:
-        found.append(v := todo.pop())
-        if (a := v.a) is not None and a.walk is not mark:
-            a.walk = mark
+        v = todo.pop()
+        if (a := v.a) is None: continue
+        found.append(v)
+        if a.walk is not mark:
+            a.walk, a.grad = mark, 0.
             todo.append(a)
         if (b := v.b) is not None and b.walk is not mark:
-            b.walk = mark
+            b.walk, b.grad = mark, 0.
             todo.append(b)
     return sorted(found, key=attrgetter('born'), reverse=True)
 
-# %% ../nbs/10_autograd.ipynb #97c75c
+# %% ../nbs/10_autograd.ipynb #c09d19
 class Node:
     "A number, what it was made from, and how fast it follows that"
     __slots__ = 'data', 'op', 'a', 'da', 'b', 'db', 'born', 'grad', 'walk'
 
-    def __init__(self, data, op='', a=None, da=0., b=None, db=0.):
-        self.data = data if op else number('data', data)
-        self.op = op
-        self.a = a
-        self.da = da
-        self.b = b
-        self.db = db
-        self.born = _birth()
-        self.grad = 0.
-        self.walk = None
+    def __new__(cls, data): return _number(number('data', data))
 
     inputs = property(lambda self: [a for a in (self.a, self.b) if a is not None])
 
     def backward(self):
         "Set `grad`, in every number that this one was made from, to the slope of this one along it"
         order = _newest_of_two(self)
-        for v in order: v.grad = 0.
         self.grad = 1.
         for v in order:
-            a, b, g = v.a, v.b, v.grad
-            if a is not None: a.grad += g * v.da
-            if b is not None: b.grad += g * v.db
+            g = v.grad
+            v.a.grad += g * v.da
+            if (b := v.b) is not None: b.grad += g * v.db
 
+    def __reduce__(self): return type(self), (self.data,)     # a copy, or a file, holds the number and no past
     def __repr__(self): return f'{self.op or type(self).__name__}({self.data:.4f}, grad={self.grad:.4f})'
 
-# %% ../nbs/10_autograd.ipynb #741edb
+# %% ../nbs/10_autograd.ipynb #f24b7b
+_empty = object.__new__
+
+def _number(data, op='', a=None, da=0., b=None, db=0.):
+    "A `Scalar`, and what it was made from"
+    v = _empty(Scalar)
+    v.data = data
+    v.op = op
+    v.a = a
+    v.da = da
+    v.b = b
+    v.db = db
+    v.born = _birth()
+    v.grad = 0.
+    v.walk = None
+    return v
+
+# %% ../nbs/10_autograd.ipynb #5146e0
 class Arithmetic(Node):
     "Sums, products, quotients and powers of `Scalar`s, with plain numbers on either side"
     __slots__ = ()
@@ -96,48 +106,48 @@ class Arithmetic(Node):
 
     def __add__(self, o):
         if not isinstance(o, Scalar): o = Scalar(o)
-        return Scalar(self.data + o.data, '+', self, 1., o, 1.)
+        return _number(self.data + o.data, '+', self, 1., o, 1.)
 
     def __mul__(self, o):
         if not isinstance(o, Scalar): o = Scalar(o)
-        return Scalar(self.data * o.data, '×', self, o.data, o, self.data)
+        return _number(self.data * o.data, '×', self, o.data, o, self.data)
 
     def __truediv__(self, o):
         if not isinstance(o, Scalar): o = Scalar(o)
         y = self.data / o.data
-        return Scalar(y, '÷', self, 1 / o.data, o, -y / o.data)
+        return _number(y, '÷', self, 1 / o.data, o, -y / o.data)
 
     def __pow__(self, n):
         if isinstance(n, Scalar): return (n * self.log()).exp()
         y, n = self.data**number('n', n), number('n', n)
         if isinstance(y, complex): raise ValueError(f'{self.data:g} ** {n:g} is not a real number')
-        return Scalar(y, f'^{n:g}', self, n * self.data**(n - 1) if n else 0.)
+        return _number(y, f'^{n:g}', self, n * self.data**(n - 1) if n else 0.)
 
-    def __neg__(self): return Scalar(-self.data, '−', self, -1.)
+    def __neg__(self): return _number(-self.data, '−', self, -1.)
     def __sub__(self, o): return self + -o
     def __rsub__(self, o): return -self + o
     def __rtruediv__(self, o): return Scalar(o) / self
     def __rpow__(self, o): return Scalar(o) ** self
     __radd__, __rmul__ = __add__, __mul__
 
-# %% ../nbs/10_autograd.ipynb #b37cac
+# %% ../nbs/10_autograd.ipynb #73996e
 class Scalar(Arithmetic):
     "A number that remembers how it was made; raises `ZeroDivisionError` or `ValueError` where there is no result or no slope"
     __slots__ = ()
 
     def exp(self):
         y = math.exp(self.data)
-        return Scalar(y, 'exp', self, y)
+        return _number(y, 'exp', self, y)
 
     def log(self):
         if self.data <= 0: raise ValueError(f'log: a number > 0 is needed, not {self.data:g}')
-        return Scalar(math.log(self.data), 'log', self, 1 / self.data)
+        return _number(math.log(self.data), 'log', self, 1 / self.data)
 
     def tanh(self):
         y = math.tanh(self.data)
-        return Scalar(y, 'tanh', self, 1 - y*y)
+        return _number(y, 'tanh', self, 1 - y*y)
 
-    def relu(self): return Scalar(max(self.data, 0.), 'relu', self, float(self.data > 0))
+    def relu(self): return _number(max(self.data, 0.), 'relu', self, float(self.data > 0))
 
 # %% ../nbs/10_autograd.ipynb #c6c444
 def unbroadcast(
