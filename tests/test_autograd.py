@@ -18,6 +18,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from backprop_nb import autograd, backward
 from backprop_nb.autograd import *
 from backprop_nb.backward import check_vjp, vjps
+from backprop_nb.dual import *
 from backprop_nb.forward import *
 from backprop_nb.layers import *
 from backprop_nb.layers import fast
