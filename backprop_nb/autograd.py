@@ -390,15 +390,17 @@ class Tensor(Operations):
     def __reduce__(self): return Tensor, (self._data,)     # a copy, or a file, holds the numbers and no past
     def __repr__(self): return f"Tensor({self._data}{f', from {self.op.__name__}' if self.op else ''})"
 
-# %% ../nbs/10_autograd.ipynb #e525aa
+# %% ../nbs/10_autograd.ipynb #871a76
 def through(
     model,   # a `Sequential`
     params,  # for each array of its parameters, in order, a `Tensor`, array or `Dual` to stand in its place
     x,       # inputs (n, n_in), a `Tensor`, array or `Dual`
 ):           # outputs (n, n_out)
-    "What the layers of `model` make of `x` with these parameters, as a graph"
+    "What the layers of `model` make of `x` with these parameters, as a graph; raises `TypeError` for a layer made of layers"
     params = iter(params)
-    for layer in model.layers: x = apply(layer.op, x, *[next(params) for _ in layer.params], *layer.settings)
+    for layer in model.layers:
+        if layer.layers: raise TypeError(f'model: {layer!r} holds layers of its own; apply(call_model, x, model) takes the whole model as one op')
+        x = apply(layer.op, x, *[next(params) for _ in layer.params], *layer.settings)
     return x
 
 # %% ../nbs/10_autograd.ipynb #e59de9

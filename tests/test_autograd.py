@@ -23,6 +23,7 @@ from backprop_nb.forward import *
 from backprop_nb.layers import *
 from backprop_nb.layers import fast
 from backprop_nb.loss import *
+from backprop_nb.norm import Residual
 
 OWN = {op: rules for op, rules in vjps.items() if all(rule.__module__ == autograd.__name__ for rule in rules) or op is np.tanh}
 EARLIER = [op for op, rules in vjps.items() if op not in OWN and all(rule.__module__ == backward.__name__ for rule in rules)]   # other pages add rows of their own
@@ -517,6 +518,12 @@ def test_a_model_inside_a_graph_gives_the_same_bits(dtype):
     assert_array_equal(a.grad, b.grad)
     assert_array_equal(model.grads, np.concatenate([t.grad.ravel() for t in params]))
     if dtype == np.float64: check_vjp(call_model, x, model)
+
+def test_a_layer_made_of_layers_is_refused_by_name_and_goes_as_one_op():
+    model = Sequential(Linear(3, 3, 0), Residual(Linear(3, 3, 1), Tanh()), dtype=np.float64)
+    x = np.random.default_rng(0).normal(size=(4, 3))
+    with pytest.raises(TypeError, match=r'Residual.*call_model'): through(model, [Tensor(p) for layer in every(model.layers) for p in layer.params], x)
+    assert_array_equal(apply(call_model, Tensor(x), model).data, model.predict(x))
 
 def test_a_model_called_again_does_not_go_back_through_the_wrong_call():
     model = Sequential(Linear(2, 2, 0), dtype=np.float64)
