@@ -6,7 +6,7 @@
 __all__ = ['scores', 'stopping', 'Diverged', 'train_step', 'accuracy', 'binary_accuracy', 'train_epoch', 'History', 'no_better',
            'converged', 'used_up', 'fit', 'confusion']
 
-# %% ../nbs/06_iterate.ipynb #5b9685
+# %% ../nbs/06_iterate.ipynb #f4c599
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import inf, isfinite
@@ -16,8 +16,8 @@ import numpy as np
 
 from .backward import vjps
 from .data import batches
-from .doors import batch, generator, labels, number, whole
-from .layers import target_door, value_and_grad, values
+from .doors import batch, generator, labels, number, real, whole
+from .layers import every, target_door, value_and_grad, values
 from .loss import binary_cross_entropy, cross_entropy
 from .optim import clip_norm
 
@@ -43,20 +43,24 @@ def train_step(
     opt.step()
     return value
 
-# %% ../nbs/06_iterate.ipynb #4928b9
+# %% ../nbs/06_iterate.ipynb #3641eb
+def _array(name, y): return y if isinstance(y, np.ndarray) else real(name, y)
+
 def accuracy(
     y,       # outputs (n, k), one score a class
     target,  # labels (n,)
 ):           # share of rows whose highest score is at the label (float)
     "How often the highest score is at the right class; raises `TypeError` or `ValueError` for labels that do not fit"
+    y = _array('y', y)
     return float((y.argmax(axis=-1) == labels(y, target)).mean())
 
 def binary_accuracy(
     y,       # logits, float array of any shape
-    target,  # 0 or 1, same shape
+    target,  # 0 or 1, same shape; (n,) for logits (n, 1)
 ):           # share of logits on the right side of 0 (float)
-    "How often a logit is positive where the target is 1"
-    return float(((y > 0) == (target > .5)).mean())
+    "How often a logit is positive where the target is 1; raises `TypeError` or `ValueError` for targets that do not fit"
+    y = _array('y', y)
+    return float(((y > 0) == (values(y, target) > .5)).mean())
 
 scores = {cross_entropy: accuracy, binary_cross_entropy: binary_accuracy}   # loss -> score for people
 
@@ -80,7 +84,7 @@ def train_epoch(
     if not np.isfinite(model.params).all(): raise _diverged('the parameters are not finite', opt)
     return total / len(x)
 
-# %% ../nbs/06_iterate.ipynb #c9658a
+# %% ../nbs/06_iterate.ipynb #492085
 @dataclass
 class History:
     "What `fit` saw, one entry an epoch"
@@ -91,6 +95,7 @@ class History:
     seconds: list = field(default_factory=list)      # since the start of `fit`
     best_epoch: int | None = None                    # the epoch (from 0) whose parameters the model has, if patience chose
     stopped: str = ''                                # why: 'n_epochs', 'patience', 'converged', 'budget' or 'interrupted'
+    kept: dict = field(default_factory=dict, repr=False, compare=False)   # parameters and buffers, where patience chooses: of the 'best' epoch, of the 'last'
 
     def add(self, **numbers):
         "One more entry for each of some lists"
@@ -118,26 +123,31 @@ def used_up(history, budget):
 
 stopping = dict(patience=no_better, converged=converged, budget=used_up)   # what `History.stopped` may say -> the question
 
-# %% ../nbs/06_iterate.ipynb #3c63d1
+# %% ../nbs/06_iterate.ipynb #42938c
 @contextmanager
-def _guarded(model, opt, epoch):
-    "If what happens inside diverges, model and optimizer go back to where they were, and the error says in which epoch"
-    before = model.params.copy(), model.buffers.copy(), opt.lr, opt.t, {name: v.copy() for name, v in opt.state.items()}
+def _guarded(model, opt, rng, epoch):
+    "If what happens inside fails, model, optimizer and generators go back to where they were; if it diverges, the error says in which epoch"
+    before = model.params.copy(), model.grads.copy(), model.buffers.copy(), opt.lr, opt.t, {name: v.copy() for name, v in opt.state.items()}
+    sources = [rng.bit_generator, *(layer.rng.bit_generator for layer in every(model.layers) if hasattr(layer, 'rng'))]
+    chance = [(source, source.state) for source in sources]
     try:
         with np.errstate(over='ignore', invalid='ignore'): yield
-    except Diverged as e:
-        model.params, model.buffers, opt.lr, opt.t, opt.state = before
+    except Exception as e:
+        model.params, model.grads, model.buffers, opt.lr, opt.t, opt.state = before
+        for source, state in chance: source.state = state
+        if not isinstance(e, Diverged): raise
         raise Diverged(f'training diverged in epoch {epoch}: {e}. Model and optimizer are back where they were before this epoch') from None
 
-# %% ../nbs/06_iterate.ipynb #0c956a
+# %% ../nbs/06_iterate.ipynb #c10cc2
 def _counted(
+    first,  # where to begin
     n,      # how far
     after,  # seconds without a bar
-):          # iterator of 0 … n - 1
-    "`range(n)` under a progress bar, which appears when it has taken a while"
+):          # iterator of first … n - 1
+    "`range(first, n)` under a progress bar, which appears when it has taken a while"
     start, bar = perf_counter(), None
     try:
-        for i in range(n):
+        for i in range(first, n):
             yield i
             if bar is None and perf_counter() - start > after:
                 from tqdm.auto import tqdm
@@ -146,23 +156,42 @@ def _counted(
     finally:
         if bar is not None: bar.close()
 
-# %% ../nbs/06_iterate.ipynb #963607
-def _repeat(model, opt, epoch, look, limits, n_epochs, progress):
-    "Epoch after epoch, until one of the questions in `stopping` is answered with yes; a `History`"
-    history, start, best = History(), perf_counter(), None
+# %% ../nbs/06_iterate.ipynb #cca056
+def _answer(history, limits):
+    "The first of the questions in `stopping` that is answered with yes, or ''"
+    return next((name for name, limit in limits.items() if history.loss and stopping[name](history, limit)), '')
+
+def _repeat(model, opt, rng, epoch, look, limits, n_epochs, progress, history, after_epoch):
+    "Epoch after epoch, until one of the questions in `stopping` is answered with yes; the history"
+    start = perf_counter() - (history.seconds[-1] if history.seconds else 0)
+    if 'last' in history.kept:
+        model.params, model.buffers = history.kept['last']
+        del history.kept['last']
+    if 'patience' not in limits: history.kept, history.best_epoch = {}, None
+    history.stopped = _answer(history, limits)
     try:
-        for i in _counted(n_epochs, 2 if progress else inf):
-            with _guarded(model, opt, i): loss, seen = epoch(), look()
-            history.add(loss=loss, lr=opt.lr, **seen, seconds=perf_counter() - start)
-            if 'patience' in limits and _lowest(history.val_loss) == i: best = i, model.params.copy(), model.buffers.copy()
-            history.stopped = next((name for name, limit in limits.items() if stopping[name](history, limit)), '')
+        for i in _counted(len(history.loss), n_epochs, 2 if progress else inf):
             if history.stopped: break
-        else: history.stopped = 'n_epochs'
-    except KeyboardInterrupt: history.stopped = 'interrupted'
-    if best: history.best_epoch, model.params, model.buffers = best
+            with _guarded(model, opt, rng, i): loss, seen = epoch(), look()
+            history.add(loss=loss, lr=opt.lr, **seen, seconds=perf_counter() - start)
+            if 'patience' in limits and _lowest(history.val_loss) == i:
+                history.kept['best'], history.best_epoch = (model.params.copy(), model.buffers.copy()), i
+            history.stopped = _answer(history, limits)
+            if after_epoch: after_epoch(history)
+        history.stopped = history.stopped or 'n_epochs'
+    except KeyboardInterrupt:
+        history.stopped = 'interrupted'
+        for v in (history.loss, history.lr, history.val_loss, history.val_score): del v[len(history.seconds):]     # what was being added
+    return _settled(model, history)
+
+def _settled(model, history):
+    "The best parameters come back into the model, if patience chose them; the last ones stay in the history"
+    if 'best' in history.kept:
+        history.kept['last'] = model.params.copy(), model.buffers.copy()
+        model.params, model.buffers = history.kept['best']
     return history
 
-# %% ../nbs/06_iterate.ipynb #a3acaf
+# %% ../nbs/06_iterate.ipynb #62c042
 def _fitting(model, loss, x, target, name=''):
     "Examples and targets that fit the model and the loss"
     if not callable(loss) or loss not in vjps:
@@ -182,12 +211,23 @@ def _limits(validation, patience, tol, budget):
     if budget is not None: limits['budget'] = number('budget', budget, 0)
     return limits
 
-def _usable(model, opt, schedule, score, clip):
+def _usable(model, opt, schedule, score, clip, after_epoch):
     "Raise `TypeError` or `ValueError` for settings that would fail only later"
     if getattr(opt, 'model', None) is not model: raise ValueError(f'opt: an optimizer made for this model is needed, such as Adam(model); {opt!r} is none')
-    for name, f in dict(schedule=schedule, score=score).items():
+    for name, f in dict(schedule=schedule, score=score, after_epoch=after_epoch).items():
         if f is not None and not callable(f): raise TypeError(f'{name}: a function is needed, not {f!r}')
     if clip is not None: number('clip', clip, 0, open_low=True)
+
+# %% ../nbs/06_iterate.ipynb #d8e201
+def _begun(history, watched, limits):
+    "The history to go on from; a new one for None"
+    if history is None: return History()
+    if not isinstance(history, History): raise TypeError(f'history: a History to go on from is needed, not {type(history).__name__}')
+    n, seen = len(history.loss), len(history.val_loss)
+    if seen != (n if watched else 0): raise ValueError(f'history: {n} epochs of which {seen} looked at validation data cannot go on {"with" if watched else "without"} it')
+    if n and 'patience' in limits and 'best' not in history.kept:
+        raise ValueError('history: its run had no patience, so the parameters of the best epoch were not kept; go on without patience')
+    return history
 
 # %% ../nbs/06_iterate.ipynb #c2fc46
 def _look(model, loss, score, x, target):
@@ -195,7 +235,7 @@ def _look(model, loss, score, x, target):
     y = model.predict(x)
     return dict(val_loss=float(loss(y, target))) | (dict(val_score=score(y, target)) if score else {})
 
-# %% ../nbs/06_iterate.ipynb #7643cd
+# %% ../nbs/06_iterate.ipynb #92d322
 def fit(
     model,            # a `Sequential`; its parameters are changed
     x,                # training examples (n, n_in)
@@ -213,23 +253,27 @@ def fit(
     schedule=None,    # function: step (0, 1, …) -> learning rate
     clip=None,        # longest gradient allowed
     progress=True,    # show a bar when it takes longer than two seconds
+    history=None,     # a `History` to go on from, which is continued up to `n_epochs` epochs in all; None: begin
+    after_epoch=None, # function of the history, called after each epoch
 ):                    # a `History`
     "Train until a stopping rule holds; raises `TypeError` or `ValueError` for bad input, `Diverged` when the loss is no longer finite"
-    _usable(model, opt, schedule, score, clip)
+    _usable(model, opt, schedule, score, clip, after_epoch)
     limits = _limits(validation, patience, tol, budget)
+    history = _begun(history, validation is not None, limits)
     rng, n_epochs, batch_size = generator(rng), whole('n_epochs', n_epochs, 0), whole('batch_size', batch_size)
     x, target = _fitting(model, loss, x, target)
     if validation is not None: validation = _fitting(model, loss, *validation, 'validation ')
     def epoch(): return train_epoch(model, x, target, opt, rng, loss, batch_size, schedule, clip)
     def look(): return _look(model, loss, score or scores.get(loss), *validation) if validation is not None else {}
-    return _repeat(model, opt, epoch, look, limits, n_epochs, progress)
+    return _repeat(model, opt, rng, epoch, look, limits, n_epochs, progress, history, after_epoch)
 
-# %% ../nbs/06_iterate.ipynb #d36c03
+# %% ../nbs/06_iterate.ipynb #f87759
 def confusion(
     y,       # outputs (n, k), one score a class
     target,  # labels (n,)
 ):           # counts (k, k): row the truth, column the answer
     "How often each class was taken for each; raises `TypeError` or `ValueError` for labels that do not fit"
+    y = _array('y', y)
     k = y.shape[-1]
     pairs = labels(y, target)*k + y.argmax(axis=-1)   # one number for each pair of truth and answer
     return np.bincount(pairs.ravel(), minlength=k*k).reshape(k, k)

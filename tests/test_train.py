@@ -634,3 +634,61 @@ def test_the_mnist_program_of_the_page_runs(monkeypatch, capsys):
     monkeypatch.setattr('backprop_nb.data.load_mnist', lambda root, download: (x, target, x[:50], target[:50]))
     exec(program, {})
     assert re.fullmatch(r"History\(\d+ epochs, .*\) \[?[01]\.\d+\]?\n", capsys.readouterr().out)
+
+
+# --- it goes on ------------------------------------------------------------------------------------------------------------------
+
+def going_on(data, seed=3):
+    model = net(2, 8, 2)
+    return model, Adam(model, .02), np.random.default_rng(seed), dict(batch_size=16, validation=data[2:])
+
+@pytest.mark.parametrize('how', [dict(), dict(patience=3), dict(patience=50), dict(tol=1e-3), dict(clip=.5, schedule=cosine(.05, 90))], ids=str)
+@pytest.mark.parametrize('cuts', [[4], [0, 1, 2, 7], [9, 9, 15]], ids=str)
+def test_a_run_in_pieces_equals_the_run_in_one_to_the_bit(data, how, cuts):
+    model, opt, rng, settings = going_on(data)
+    want = fit(model, *data[:2], opt, rng, n_epochs=15, **settings, **how)
+    again, opt, rng, settings = going_on(data)
+    history = History()
+    for n in [*cuts, 15]: assert fit(again, *data[:2], opt, rng, n_epochs=n, history=history, **settings, **how) is history
+    assert_array_equal(model.params, again.params)
+    assert (history.loss, history.val_loss, history.val_score, history.lr, history.best_epoch) == (want.loss, want.val_loss, want.val_score, want.lr, want.best_epoch)
+    assert history.stopped == want.stopped
+    assert history.seconds == sorted(history.seconds)
+
+def test_a_run_that_is_over_stays_over(data):
+    model, opt, rng, settings = going_on(data)
+    history = fit(model, *data[:2], opt, rng, n_epochs=300, patience=2, **settings)
+    assert history.stopped == 'patience'
+    n, params, steps = len(history.loss), model.params.copy(), opt.t
+    assert n < 300
+    for _ in range(3): fit(model, *data[:2], opt, rng, n_epochs=300, patience=2, history=history, **settings)
+    assert (len(history.loss), opt.t, history.stopped) == (n, steps, 'patience')
+    assert_array_equal(model.params, params)
+    model.params = 0 * params
+    fit(model, *data[:2], opt, rng, n_epochs=300, patience=2, history=history, **settings)     # the best parameters come back, as after any run
+    assert_array_equal(model.params, params)
+
+def test_after_each_epoch_the_function_sees_the_epoch_and_what_it_raises_is_raised(data):
+    model, opt, rng, settings = going_on(data)
+    seen = []
+    history = fit(model, *data[:2], opt, rng, n_epochs=4, patience=9, after_epoch=lambda h: seen.append((len(h.loss), h.best_epoch, model.params.copy())), **settings)
+    assert [n for n, *_ in seen] == [1, 2, 3, 4] and all(history.val_loss[best] == min(history.val_loss[:n]) for n, best, _ in seen)
+    assert_array_equal(seen[history.best_epoch][2], model.params)
+
+    def full(history): raise OSError('disk full')
+    with pytest.raises(OSError, match='disk full'): fit(model, *data[:2], opt, rng, n_epochs=4, after_epoch=full, **settings)
+
+    def stop(history):
+        if len(history.loss) == 2: raise KeyboardInterrupt
+    history = fit(model, *data[:2], opt, rng, n_epochs=4, after_epoch=stop, **settings)
+    assert history.stopped == 'interrupted' and len(history.loss) == 2
+
+@pytest.mark.parametrize('how, error, word', [
+    (dict(history=[]), TypeError, 'history'), (dict(history=History(loss=[1.])), ValueError, 'validation'), (dict(after_epoch=3), TypeError, 'after_epoch'),
+    (dict(history=History(loss=[1.], val_loss=[1.], seconds=[1.]), patience=3), ValueError, 'patience')], ids=str)
+def test_what_no_run_can_go_on_from_is_refused_before_anything_changes(data, how, error, word):
+    model, opt, rng, settings = going_on(data)
+    before = model.params.copy(), rng.bit_generator.state
+    with pytest.raises(error, match=word): fit(model, *data[:2], opt, rng, **settings, **how)
+    assert_array_equal(model.params, before[0])
+    assert rng.bit_generator.state == before[1] and opt.t == 0
