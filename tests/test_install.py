@@ -86,17 +86,24 @@ def test_the_source_distribution_holds_the_course(built):
     missing = {f.as_posix() for f in files() if len(f.parts) > 1} - names
     assert not missing, f'MANIFEST.in leaves out {missing}'
 
+NEEDS_EXTRA = {'estimators': 'sklearn'}    # module -> the extra without which it cannot be imported
+
 def test_the_package_needs_only_what_it_requires(python, tmp_path):
-    modules = sorted(f.stem for f in files() if f.parts[0] == LIB and f.suffix == '.py')
+    modules = sorted(f.stem for f in files() if f.parts[0] == LIB and f.suffix == '.py' and f.stem not in NEEDS_EXTRA)
     run(python, ''.join(f'import {LIB}.{m}\n' for m in modules), tmp_path)
+
+@pytest.mark.parametrize('module, extra', NEEDS_EXTRA.items())
+def test_what_needs_an_extra_says_how_to_get_it(python, tmp_path, module, extra):
+    said = run(python, f'try: import {LIB}.{module}\nexcept ImportError as e: print(e)', tmp_path)
+    assert f'{LIB}[{extra}]' in ' '.join(said), said
 
 def test_the_readmes_program_runs_from_the_wheel_alone(python, tmp_path):
     assert output_of(python, tmp_path) == OUTPUT
 
-DRAWS = {'viz'}    # the modules that exist to draw or to be clicked
+BEYOND = {'viz', 'live', 'microscope', 'studio', 'files', *NEEDS_EXTRA}    # the modules that exist to draw, to be clicked, to write files or to serve another library
 OTHERS = needed(settings()['requirements'].split()) - {'numpy'}
 HEAVY = {top for top, names in importlib.metadata.packages_distributions().items() if OTHERS & set(map(canonicalize_name, names))}
-ENGINE = sorted(f.stem for f in files() if f.parts[0] == LIB and f.suffix == '.py' and f.stem not in DRAWS | {'_modidx'})
+ENGINE = sorted(f.stem for f in files() if f.parts[0] == LIB and f.suffix == '.py' and f.stem not in BEYOND | {'_modidx'})
 
 @pytest.mark.parametrize('module', ENGINE)
 def test_importing_the_engine_costs_numpy_and_nothing_more(python, tmp_path, module):
