@@ -128,9 +128,11 @@ def flatten_dx(g, y, x):
 
 vjps[image], vjps[flatten] = (image_dx,), (flatten_dx,)
 
-# %% ../nbs/11_convolution.ipynb #ea9db4
+# %% ../nbs/11_convolution.ipynb #f724d3
 class Image(Layer):
     "Rows of pixels (n, h*w*c) to images (n, h, w, c): the first layer of a network that convolves"
+    folds = True
+
     def __init__(self,
         h,    # rows of an image (whole number >= 1)
         w,    # columns (whole number >= 1)
@@ -141,6 +143,8 @@ class Image(Layer):
 
 class Flatten(Layer):
     "Images (n, h, w, c) to rows (n, h*w*c), for the `Linear` layer that follows"
+    folds = True
+
     def __init__(self): super().__init__(flatten)
 
 # %% ../nbs/11_convolution.ipynb #41fe05

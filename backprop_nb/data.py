@@ -86,7 +86,7 @@ def load_digits():  # x float32 (1797, 64) in [0, 1], row by row of the 8x8 imag
     with np.load(os.path.join(backprop_nb.__path__[0], 'digits_8x8.npz')) as file:
         return file['X'] / np.float32(16), file['y'].astype(np.int64)
 
-# %% ../nbs/A_data.ipynb #c731b8
+# %% ../nbs/A_data.ipynb #86ab2f
 def split(
     x,               # rows (n, ...)
     target,          # what belongs to each row (n, ...)
@@ -99,11 +99,12 @@ def split(
     n = len(x)
     n_test = math.ceil(test * n - 1e-9)   # .07 * 100 is a hair above 7 in floating point
     if not 0 < n_test < n: raise ValueError(f'test: {test} of {n} rows puts {n_test} aside and leaves {n - n_test} to train on')
+    if stratify: _classes(target)
     order = rng.permutation(n)
     aside = _fair(order, target, n_test) if stratify else np.arange(n) < n_test
     return x[order[~aside]], target[order[~aside]], x[order[aside]], target[order[aside]]
 
-# %% ../nbs/A_data.ipynb #876ca1
+# %% ../nbs/A_data.ipynb #964579
 def _pairs(x, target):
     "Both as arrays, if they have rows and equally many"
     x, target = np.asarray(x), np.asarray(target)
@@ -111,12 +112,15 @@ def _pairs(x, target):
     if len(x) != len(target): raise ValueError(f'x, target: equally many rows are needed, not {len(x)} and {len(target)}')
     return x, target
 
-def _fair(order, target, n_test):
-    "Which places of `order` to put aside, so that each class has its share of `n_test`, to within one row"
+def _classes(target):
+    "Raise `TypeError` or `ValueError` for a target that has no classes, or one of a single row"
     if target.dtype.kind not in 'iu' or target.ndim != 1:
         raise TypeError(f'target: integers (n,) are needed for a stratified split, not {target.dtype} {target.shape}')
     k, counts = np.unique(target, return_counts=True)
     if counts.min() < 2: raise ValueError(f'target: class {k[counts.argmin()]} has 1 row, a stratified split needs at least 2 of each')
+
+def _fair(order, target, n_test):
+    "Which places of `order` to put aside, so that each class has its share of `n_test`, to within one row"
     taken = np.diff(np.arange(len(order) + 1) * n_test // len(order)) == 1   # n_test of them, at even steps
     aside = np.empty(len(order), bool)
     aside[np.argsort(target[order], kind='stable')] = taken

@@ -21,12 +21,13 @@ from .loss import binary_cross_entropy, cross_entropy, huber, mae, mse
 # %% ../nbs/04_layers.ipynb #cb332a
 fast = {}   # a function -> the same function, spelled for speed
 
-# %% ../nbs/04_layers.ipynb #77f66b
+# %% ../nbs/04_layers.ipynb #77617f
 class Layer:
     "An op, the parameters it owns, and what it saw at its last call"
     n_in = n_out = None   # features in and out; None: any number, and as many out as in
     owned = False         # do its parameters live in the vectors of a model?
     training = True       # does it learn? Once that is over, a few kinds of layers answer differently
+    folds = False         # does it put the numbers of an example into another shape, so that what comes out may have any number of features?
     layers = buffers = () # layers inside this one, and arrays that are kept but not learned
 
     def __init__(self,
@@ -238,13 +239,13 @@ class Model:
         vars(self).update(state)
         self._move_in(self._params.dtype)
 
-# %% ../nbs/04_layers.ipynb #eda6c4
+# %% ../nbs/04_layers.ipynb #036cf3
 def check_row(
     layers,  # `Layer`s in order
 ):           # features in, features out (None: any number)
     "Do the layers make a row? Raises `TypeError` or `ValueError` that names the first that does not fit"
     if not layers: raise TypeError('layers: at least one Layer is needed')
-    n_in, width, last, seen = None, None, None, []
+    n_in, width, last, same, seen = None, None, None, True, []     # same: are there still as many features as came in?
     for i, layer in enumerate(layers):
         if isinstance(layer, type): raise TypeError(f'layers: a Layer is needed at place {i}, not the class {layer.__name__}; call it, {layer.__name__}(…)')
         if not isinstance(layer, Layer): raise TypeError(f'layers: a Layer is needed at place {i}, not {layer!r}')
@@ -254,8 +255,9 @@ def check_row(
             seen.append(part)
         if None not in (width, layer.n_in) and width != layer.n_in:
             raise ValueError(f'layers: {last!r} gives {width} features, but {layer!r} takes {layer.n_in}')
-        if n_in is None and width is None: n_in = layer.n_in
-        if layer.n_out is not None: width, last = layer.n_out, layer
+        if n_in is None and same: n_in = layer.n_in
+        if layer.n_out is not None: width, last, same = layer.n_out, layer, False
+        if any(part.folds for part in every([layer])): width, same = layer.n_out, False
     return n_in, width
 
 # %% ../nbs/04_layers.ipynb #f8758e
@@ -322,7 +324,7 @@ class Sequential(Model):
         "One line a layer: outputs and number of parameters"
         return summarize(self.layers, self.n_in)
 
-# %% ../nbs/04_layers.ipynb #be6433
+# %% ../nbs/04_layers.ipynb #a0265f
 target_door = {cross_entropy: labels, mse: values, mae: values, huber: values, binary_cross_entropy: values}   # a loss -> the check of its targets
 fused = {}   # a loss -> a function that gives its value and its gradient in one go
 
@@ -334,7 +336,7 @@ def value_and_grad(
     "The loss and its slope at the outputs; raises `TypeError` or `ValueError` for a target that does not fit"
     if not callable(loss) or loss not in vjps:
         raise ValueError(f"loss: a loss function such as {', '.join(f.__name__ for f in target_door)} is needed, not {loss!r}")
-    if not isinstance(y, np.ndarray) or y.dtype.kind != 'f': y = real('y', y)
+    if not isinstance(y, np.ndarray) or y.dtype.char not in 'fd': y = real('y', y)      # float32 and float64 stay what they are
     if not y.size: raise ValueError(f'y: the array is empty, shape {y.shape}')
     target = target_door.get(loss, values)(y, target)
     if loss in fused: value, g = fused[loss](y, target)

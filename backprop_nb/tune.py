@@ -7,7 +7,7 @@ __all__ = ['samplers', 'pruners', 'lr_range_test', 'folds', 'between', 'log', 'w
            'Trial', 'SearchResult', 'serve', 'Worker', 'Processes', 'alone', 'search', 'picture_history',
            'picture_parallel', 'importance', 'picture_importance']
 
-# %% ../nbs/09_tuning.ipynb #49529c
+# %% ../nbs/09_tuning.ipynb #7f9bf4
 import os
 import pickle
 import signal
@@ -32,9 +32,9 @@ from .doors import generator, number
 from .doors import whole as at_least
 from .layers import Table
 from .loss import cross_entropy
-from .train import Diverged, train_step
+from .train import Diverged, _fitting, train_step
 
-# %% ../nbs/09_tuning.ipynb #01a6c0
+# %% ../nbs/09_tuning.ipynb #5dea6e
 def lr_range_test(
     model,          # a `Sequential`, fresh or trained; a copy of it is trained
     x,              # training examples (n, n_in)
@@ -51,6 +51,7 @@ def lr_range_test(
     if getattr(opt, 'model', None) is not model: raise ValueError('opt: an optimizer made for this model is needed')
     low, n_steps, rng = number('low', low, 0, open_low=True), at_least('n_steps', n_steps, 2), generator(rng)
     rates = np.geomspace(low, number('high', high, low, open_low=True), n_steps)
+    x, target = _fitting(model, loss, x, target)
     model, opt = deepcopy((model, opt))
     means, mean = [], 0.
     with np.errstate(over='ignore', invalid='ignore'):

@@ -284,3 +284,17 @@ def test_a_small_convolutional_network_learns_the_digits():
     model = Sequential(Image(8, 8), Conv(1, 8, 3, rng, padding=1), ReLU(), MaxPool(2), Flatten(), Linear(128, 10, rng))
     fit(model, x, target, Adam(model, lr=3e-3), rng=0, n_epochs=15, progress=False)
     assert accuracy(model.predict(x_test), t_test) > .95
+
+def test_a_norm_of_channels_may_stand_before_the_images_become_rows():
+    from backprop_nb.norm import BatchNorm, Chain
+    from backprop_nb.rnn import Embedding
+    for middle in ([BatchNorm(3), Flatten()], [Chain(BatchNorm(3), Flatten())]):
+        model = Sequential(Image(5, 4, 2), Conv(2, 3, 2, 0), *middle, Linear(36, 4, 0))
+        assert (model.n_in, model.n_out) == (40, 4) and model(numbers((6, 40))).shape == (6, 4)
+        with pytest.raises(ValueError, match='40 features'): model.predict(numbers((6, 36)))
+    with pytest.raises(ValueError, match=r'gives 4 features, but Linear\(5, 2\) takes 5'):
+        Sequential(Image(5, 4, 2), Conv(2, 3, 2, 0), BatchNorm(3), Chain(Flatten(), Linear(36, 4, 0)), Linear(5, 2, 0))
+    drawn = Sequential(Linear(3, 20, 0), Image(5, 4), Conv(1, 2, 2, 0), BatchNorm(2), Flatten())
+    assert drawn(numbers((6, 3))).shape == (6, 24)
+    words = Sequential(Embedding(9, 5, 0), Flatten(), Linear(20, 2, 0))
+    assert words.n_in is None and words.predict(integers((3, 4)) % 9).shape == (3, 2)
