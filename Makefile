@@ -13,7 +13,7 @@ FACTS := settings.ini setup.py pyproject.toml constraints.txt
 HEADLESS = $(shell [ "$$(uname)" = Linux ] && [ -z "$$DISPLAY$$WAYLAND_DISPLAY" ] && echo --no-browser)
 AS_ROOT = $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
 
-.PHONY: help setup peers lab test export notebooks constraints clean
+.PHONY: help setup peers lab test browser export notebooks constraints clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */|/' | awk -F'|' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -36,6 +36,14 @@ comma := ,
 .venv/.installed-peers: .venv/.installed
 	$(call install,dev$(comma)peers)
 
+.venv/.installed-browser: .venv/.installed
+	$(call install,dev$(comma)browser)
+	@for c in chromium chromium-browser google-chrome; do command -v $$c >/dev/null && exit 0; done; \
+	echo 'installing Chromium'; \
+	if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; \
+	else $(BIN)/playwright install chromium; fi || { rm -f $@; echo 'No Chromium: install it, and run this again.' >&2; exit 1; }
+
 setup: .venv/.installed  ## create .venv and install what the course and its checks need
 
 peers: .venv/.installed-peers  ## the same with PyTorch, scikit-learn and SciPy, for the tests that compare with them
@@ -45,6 +53,9 @@ lab: .venv/.installed  ## open the course in JupyterLab, at its first page
 
 test: .venv/.installed  ## run every check: repository, tests and notebooks
 	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+
+browser: .venv/.installed-browser  ## try every widget in a real browser: JupyterLab, Voila and pages without a server
+	$(BIN)/python -m pytest -q -p no:playwright tests/browser $(PYTEST_ARGS)
 
 export: .venv/.installed  ## after an edit: clean the notebooks and write the package from them
 	$(BIN)/nbdev_clean

@@ -10,6 +10,7 @@ from project import ROOT, files
 # One thread and fixed examples: a run is repeatable, and two runs do not fight for the cores.
 for threads in 'OPENBLAS_NUM_THREADS', 'OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'VECLIB_MAXIMUM_THREADS':
     os.environ.setdefault(threads, '1')
+os.environ.setdefault('SCIPY_ARRAY_API', '1')   # scikit-learn's checks of other arrays run only with it
 os.environ.setdefault('TQDM_DISABLE', '1')     # a bar that a slow computer shows is no output of a cell
 settings.register_profile('repeatable', derandomize=True, deadline=None)
 settings.load_profile('repeatable')

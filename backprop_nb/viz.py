@@ -22,13 +22,15 @@ forward_color, gradient_color, update_color, truth_color = '#0072B2', '#D55E00',
 palette = [forward_color, gradient_color, update_color, '#CC79A7', '#56B4E9', '#E69F00', '#000000']   # Okabe & Ito (2008)
 dashes = ['-', '--', '-.', ':']
 
-# %% ../nbs/B_viz.ipynb #d23062
+# %% ../nbs/B_viz.ipynb #f49e70
 meanings = dict(forward=forward_color, gradient=gradient_color, update=update_color, truth=truth_color,
                 train=forward_color, validation=gradient_color, slope=gradient_color)
 
 def styles(names):
     "A `(colour, dash)` for each of `names`: a name with a meaning has its own colour, the others take turns"
-    free = cycle([c for c in palette if c not in meanings.values()])
+    free = [c for c in palette if c not in meanings.values()]
+    if sum(n not in meanings for n in names) > len(free): free = palette    # rather a borrowed colour than two lines that look alike
+    free = cycle(free)
     turns = cycle(dashes)
     look = {n: (meanings.get(n) or next(free), next(turns)) for n in names}
     if 'validation' in look: look |= dict(train=(forward_color, '-'), validation=(gradient_color, '--'))
@@ -58,7 +60,7 @@ class Picture:
         return {'text/plain': self.alt, 'image/png': data,
                 'text/html': f'<img alt="{html.escape(self.alt)}" width="{width}" src="data:image/png;base64,{data}">'}
 
-# %% ../nbs/B_viz.ipynb #8d6055
+# %% ../nbs/B_viz.ipynb #6e0d7d
 def panels(
     n=1,        # how many, side by side
     width=3.2,  # inches a panel
@@ -69,7 +71,7 @@ def panels(
     axes = fig.subplots(1, n, squeeze=False)[0]
     for ax in axes:
         ax.spines[['top', 'right']].set_visible(False)
-        ax.tick_params(labelsize=7)
+        ax.tick_params(which='both', labelsize=7)
     return fig, (axes[0] if n == 1 else list(axes))
 
 def _axes(ax): return (None, ax) if ax is not None else panels()

@@ -1,4 +1,4 @@
-"Number the widgets of notebooks in the order in which they appear, so that running a page again changes no byte"
+"Store widgets by their still pictures, and number those that have none in the order in which they appear: running a page again changes no byte"
 import json
 import re
 import sys
@@ -8,8 +8,16 @@ ID = re.compile(r'[0-9a-f]{32}')
 VIEW, STATE = 'application/vnd.jupyter.widget-view+json', 'application/vnd.jupyter.widget-state+json'
 
 
+def stills(nb):
+    "Leave out the views of widgets that have a still picture: without a kernel, JupyterLab shows it only where no view is stored"
+    for cell in nb['cells']:
+        for output in cell.get('outputs', []):
+            data = output.get('data', {})
+            if 'text/html' in data: data.pop(VIEW, None)
+
 def normalise(nb):
     "The notebook with widget ids 1, 2, 3 … and without the widgets that nothing shows"
+    stills(nb)
     store = nb['metadata'].get('widgets', {}).get(STATE, {})
     state, order = store.get('state', {}), []
 
@@ -24,6 +32,7 @@ def normalise(nb):
             view = output.get('data', {}).get(VIEW)
             if view: visit(view['model_id'])
     if state: store['state'] = {i: state[i] for i in order if i in state}
+    if state and not store['state']: del nb['metadata']['widgets']
     new = {i: f'{n:032x}' for n, i in enumerate(order, 1)}
     return json.loads(ID.sub(lambda m: new.get(m[0], m[0]), json.dumps(nb)))
 
