@@ -5,6 +5,7 @@ UV ?= uv
 JOBS ?= 2
 NBS ?= $(wildcard nbs/*.ipynb)
 LAB_ARGS ?=
+STUDIO_ARGS ?=
 PYTEST_ARGS ?=
 
 BIN := .venv/bin
@@ -13,7 +14,7 @@ FACTS := settings.ini setup.py pyproject.toml constraints.txt
 HEADLESS = $(shell [ "$$(uname)" = Linux ] && [ -z "$$DISPLAY$$WAYLAND_DISPLAY" ] && echo --no-browser)
 AS_ROOT = $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
 
-.PHONY: help setup peers lab test browser export notebooks constraints clean
+.PHONY: help setup peers lab studio test browser export notebooks constraints clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */|/' | awk -F'|' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -50,6 +51,9 @@ peers: .venv/.installed-peers  ## the same with PyTorch, scikit-learn and SciPy,
 
 lab: .venv/.installed  ## open the course in JupyterLab, at its first page
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/nbs/00_start.ipynb --LabApp.news_url=None $(HEADLESS) $(AS_ROOT) $(LAB_ARGS)
+
+studio: .venv/.installed  ## open the tuning studio alone, in a browser
+	$(BIN)/voila backprop_nb/static/studio.ipynb --Voila.ip=127.0.0.1 $(HEADLESS) $(STUDIO_ARGS)
 
 test: .venv/.installed  ## run every check: repository, tests and notebooks
 	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
