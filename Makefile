@@ -53,7 +53,7 @@ lab: .venv/.installed  ## open the course in JupyterLab, at its first page
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/nbs/00_start.ipynb --LabApp.news_url=None $(HEADLESS) $(AS_ROOT) $(LAB_ARGS)
 
 studio: .venv/.installed  ## open the tuning studio alone, in a browser
-	$(BIN)/voila backprop_nb/static/studio.ipynb --Voila.ip=127.0.0.1 $(HEADLESS) $(STUDIO_ARGS)
+	JUPYTER_PATH=tools/jupyter $(BIN)/voila backprop_nb/static/studio.ipynb --template=studio --Voila.ip=127.0.0.1 $(HEADLESS) $(STUDIO_ARGS)
 
 test: .venv/.installed  ## run every check: repository, tests and notebooks
 	$(BIN)/python -m pytest -q $(PYTEST_ARGS)

@@ -69,7 +69,7 @@ def newest(
             home()
     return ask
 
-# %% ../nbs/D_live.ipynb #097745
+# %% ../nbs/D_live.ipynb #fce9c9
 class Widget(anywidget.AnyWidget):
     "A front end with a still picture for where no kernel runs, errors shown in the panel, and an end"
     _esm, _css = front_end(), style()
@@ -94,6 +94,7 @@ class Widget(anywidget.AnyWidget):
     def close(self):
         "Stop what runs, and take the widget off the page"
         self.stop()
+        if self.layout: self.layout.close()      # ipywidgets leaves it
         super().close()
 
     def _repr_mimebundle_(self, include=None, exclude=None):

@@ -11,7 +11,7 @@ __all__ = ['POINTS', 'ACTIVATIONS', 'INITS', 'LOSSES', 'OPTIMIZERS', 'SCHEDULES'
            'keep', 'compare', 'space_of', 'search_against', 'Session', 'Teller', 'Desk', 'rows_of', 'plain', 'view',
            'scene', 'frame', 'picture', 'Clock', 'Walk', 'Transport', 'Match', 'Contest', 'Studio', 'Tuning', 'tune']
 
-# %% ../nbs/09b_studio.ipynb #d5ea09
+# %% ../nbs/09b_studio.ipynb #bb4742
 import asyncio
 import json
 import re
@@ -32,6 +32,7 @@ from .init import glorot_normal, glorot_uniform, he_uniform, instruments, lecun_
 from .layers import ELU, GELU, LeakyReLU, Linear, ReLU, Sequential, Sigmoid, Softplus, Table, Tanh, he_normal
 from .live import Widget, front_end, on_main, style
 from .loss import binary_cross_entropy, cross_entropy, huber, mae, mse
+from .microscope import backprop
 from .optim import SGD, Adagrad, Adam, AdamW, RMSprop, cosine, step_decay, warm_up
 from .regularize import Dropout, jitter, soft_threshold
 from .train import Diverged, accuracy, confusion, train_step

@@ -559,3 +559,10 @@ def test_the_page_of_its_own_shows_the_studio_and_nothing_else():
     space = {}
     exec(code[0].rpartition('\n')[0], space)
     assert len(code) == 1 and code[0].endswith('tune()') and space['tune'] is tune and issubclass(Tuning, studio.Widget) and SPEEDS
+
+def test_the_microscope_is_at_hand():
+    "`studio.backprop` takes the net of a run"
+    run = Run(dict(depth=1, width=2))
+    lens = studio.backprop(run.model, run.space['x'][:2], run.space['target'][:2])
+    assert 'Linear(2, 2)' in lens.still().alt
+    lens.close()

@@ -300,7 +300,6 @@ def work(n):
     for _ in range(n):
         widget = live(line, range_knob('slope', 0, 1, .5), alt='A line that rises.')
         widget.values = {'slope': .7}
-        widget.layout.close()       # ipywidgets does not do it by itself
         widget.close()
 flat(work, 20, 100, 300, 30e6)
 ''',

@@ -65,13 +65,13 @@ def server(
         (settings/'@jupyterlab'/folder).mkdir(parents=True, exist_ok=True)
         (settings/'@jupyterlab'/folder/f'{plugin}.jupyterlab-settings').write_text(json.dumps(values))
     env = os.environ | dict(JUPYTER_CONFIG_DIR=str(home/'config'), JUPYTER_RUNTIME_DIR=str(home/'runtime'), IPYTHONDIR=str(home/'ipython'),
-                            JUPYTER_PREFER_ENV_PATH='1', OPENBLAS_NUM_THREADS='1', TQDM_DISABLE='1')
+                            JUPYTER_PREFER_ENV_PATH='1', JUPYTER_PATH=str(ROOT/'tools'/'jupyter'), OPENBLAS_NUM_THREADS='1', TQDM_DISABLE='1')
     env.pop('MPLBACKEND', None)
     if kind == 'lab':
         command = ['jupyterlab', '--no-browser', '--allow-root', '--ServerApp.ip=127.0.0.1', f'--ServerApp.port={port}', '--ServerApp.port_retries=0', '--IdentityProvider.token=',
                    '--ServerApp.password=', f'--ServerApp.root_dir={root}', f'--LabApp.user_settings_dir={settings}', f'--LabApp.workspaces_dir={home/"workspaces"}',
                    '--LabApp.expose_app_in_browser=True', '--ServerApp.disable_check_xsrf=True', '--LabApp.news_url=None']
-    else: command = ['voila', '--no-browser', '--Voila.ip=127.0.0.1', f'--port={port}', f'--Voila.root_dir={root}', str(root)]
+    else: command = ['voila', '--no-browser', '--template=studio', '--Voila.ip=127.0.0.1', f'--port={port}', f'--Voila.root_dir={root}', str(root)]
     with open(log, 'w') as out:
         process = subprocess.Popen([sys.executable, '-m', *command], cwd=root, env=env, stdout=out, stderr=subprocess.STDOUT)
         try:

@@ -238,7 +238,7 @@ def test_a_printed_page_shows_stills(visit, tmp_path):
         assert page.get_by_text('Run the cell to turn the knobs').count() == 3
 
 def test_voila(browser, voila):
-    with new_page(browser, f'{voila.url}/voila/render/nbs/D_live.ipynb', allow=['fontawesome|font-awesome', 'federation|favicon|notebook']) as page:
+    with new_page(browser, f'{voila.url}/voila/render/nbs/D_live.ipynb', allow=['federation|favicon|notebook']) as page:
         box = widget(page, 'A swing that is pushed once')
         d = float(turned(page, box, 'damping', 'ArrowRight', 3))
         wait_text(page, box, f'After a second it goes {np.exp(-d):.3f} as far as at the start.')

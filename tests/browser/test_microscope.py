@@ -179,7 +179,7 @@ def test_axe_finds_nothing_in_either_theme(page, box):
         assert violations(page, '.bp-micro') == []
 
 def test_voila(browser, voila):
-    with new_page(browser, f'{voila.url}/voila/render/nbs/04b_microscope.ipynb', allow=['fontawesome|font-awesome', 'federation|favicon|notebook']) as page:
+    with new_page(browser, f'{voila.url}/voila/render/nbs/04b_microscope.ipynb', allow=['federation|favicon|notebook']) as page:
         box = page.locator('.bp-micro')
         box.wait_for(timeout=120_000)
         agree(box, xor_trace())

@@ -9,7 +9,7 @@ from nbconvert import HTMLExporter
 
 from backprop_nb.studio import DEFAULTS, KNOBS, PRESETS, Run, judge
 
-VOILA = [r'cdn\.jsdelivr\.net/npm/@fortawesome', r'Failed to load resource']     # Voila's own icons, which the studio does without
+VOILA = ['federation|favicon|notebook']
 
 @pytest.fixture(scope='module')
 def page(lab_page):
