@@ -42,7 +42,7 @@ def newest_first(
                 todo.append(a)
     return sorted(found, key=attrgetter('born'), reverse=True)
 
-# %% ../nbs/10_autograd.ipynb #62db3f
+# %% ../nbs/10_autograd.ipynb #dfcfd5
 def _newest_of_two(y):
     "The results of `newest_first`, without what was not made from anything; all gradients are set to 0"
     y.walk = mark = object()
@@ -52,12 +52,15 @@ def _newest_of_two(y):
         if (a := v.a) is None: continue
         found.append(v)
         if a.walk is not mark:
-            a.walk, a.grad = mark, 0.
+            a.walk = mark
+            a.grad = 0.
             todo.append(a)
         if (b := v.b) is not None and b.walk is not mark:
-            b.walk, b.grad = mark, 0.
+            b.walk = mark
+            b.grad = 0.
             todo.append(b)
-    return sorted(found, key=attrgetter('born'), reverse=True)
+    found.sort(key=attrgetter('born'), reverse=True)
+    return found
 
 # %% ../nbs/10_autograd.ipynb #c09d19
 class Node:
