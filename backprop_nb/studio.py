@@ -625,7 +625,7 @@ def frame(
     else: more = [np.float32(seen['confusion'])]
     return plain(head), arrays + [a.tobytes() for a in more]
 
-# %% ../nbs/09b_studio.ipynb #028052
+# %% ../nbs/09b_studio.ipynb #e8fa18
 def picture(
     run,  # a `Run` that has kept its history
     alt,  # the sentence that says what the picture shows
@@ -640,6 +640,7 @@ def picture(
     for name, g in (('first', h['gradient'][0]), ('now', h['gradient'][-1])):
         if (g > 0).any(): shown[name] = (at[g > 0], g[g > 0])
     curve(shown, 'layer', 'gradient', ax=right, ylog=bool(shown), dots=True)
+    right.set_xticks(at)
     return Picture(fig, alt)
 
 # %% ../nbs/09b_studio.ipynb #58d78a
