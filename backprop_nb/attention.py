@@ -160,7 +160,7 @@ class Named(Layer):
 
     def __repr__(self): return f"{type(self).__name__}({', '.join(map(str, [self.op.__name__, *self.settings]))})"
 
-# %% ../nbs/13_attention.ipynb #cd9af3
+# %% ../nbs/13_attention.ipynb #5f27b9
 class Formula(Named):
     "A function of an input and named parameters, made of `apply` and operators, as a layer that can walk back"
     def __call__(self, x):
@@ -175,7 +175,7 @@ class Formula(Named):
         "Write the parameters' gradients into `grads` and return the input's; raises `RuntimeError` before the first call"
         if self.args is None: raise RuntimeError(f'{self!r}: nothing to go back through; call it on a batch first')
         x, p, graph = self.args
-        graph.backward(g)
+        graph.backward(g, keep=False)
         for grad, t in zip(self.grads, p.values()): grad[...] = 0 if t.grad is None else t.grad
         if need_dx: return np.zeros(x.shape, x.dtype) if x.grad is None else x.grad
 

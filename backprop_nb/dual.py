@@ -99,7 +99,7 @@ def jvp(
     y = f(Dual(np.asarray(x, float), v))
     return value_of(y), tangent_of(y)
 
-# %% ../nbs/10b_curvature.ipynb #30d8a7
+# %% ../nbs/10b_curvature.ipynb #dc52f7
 def jacobian_by_columns(f, x):
     "The Jacobian of `f` at `x` (outputs, inputs): a run forward for each input"
     x = np.asarray(x, float)
@@ -110,11 +110,11 @@ def jacobian_by_rows(f, x):
     x = Tensor(x)
     y, rows = f(x), []
     for g in np.eye(y.size).reshape(-1, *y.shape):
-        y.backward(g)
+        y.backward(g, keep=False)
         rows.append(x.grad.ravel())
     return np.stack(rows)
 
-# %% ../nbs/10b_curvature.ipynb #20e73c
+# %% ../nbs/10b_curvature.ipynb #033c28
 def gradient(
     f,  # function of one array that returns one number
     x,  # where: float array, or a `Dual`
@@ -122,7 +122,7 @@ def gradient(
     "The gradient of `f` at `x`, by a walk back"
     t = Tensor(x)
     y = f(t)
-    if isinstance(y, Tensor): y.backward()                    # else `f` does not use `x`
+    if isinstance(y, Tensor): y.backward(keep=False)          # else `f` does not use `x`
     return np.zeros_like(t.data) if t.grad is None else t.grad
 
 def hvp(

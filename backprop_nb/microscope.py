@@ -234,16 +234,16 @@ def _from_model(model, x, target, loss):
     calls.append(Call(loss, ('y', 'target'), {}, 'loss', shares=True))
     return Trace(calls, {k: v for k, v in values.items() if v is not None}, kinds | {'target': 'given'}, repr(model), len(x))
 
-# %% ../nbs/04b_microscope.ipynb #c2b47f
+# %% ../nbs/04b_microscope.ipynb #aaea6f
 def _ancestors(y):
-    "`y` and all that it was made from, the oldest first"
+    "`y` and all that it was made from, each after its inputs"
     found, todo = {}, [y]
     while todo:
         t = todo.pop()
-        if id(t) in found: continue
-        found[id(t)] = t
-        todo += [a for a in t.inputs if a is not None]
-    return sorted(found.values(), key=lambda t: t.born)
+        first = [a for a in t.inputs if a is not None and id(a) not in found]
+        if first: todo += [t, *first[::-1]]
+        else: found[id(t)] = t
+    return list(found.values())
 
 def _from_graph(y, names):
     if np.size(y.data) != 1: raise ValueError(f'model: a graph that ends in one number, the loss, is needed, not shape {np.shape(y.data)}; take its .mean()')
@@ -270,7 +270,7 @@ def _call_of(t, out, named, values, kinds):
             settings[i] = deepcopy(value)
     return Call(t.op, tuple(inputs), settings, out)
 
-# %% ../nbs/04b_microscope.ipynb #3fbb6a
+# %% ../nbs/04b_microscope.ipynb #8a4ca3
 def trace(
     model,              # a `Sequential`, or a `Tensor` that holds a loss
     x=None,             # inputs (n, n_in), for a `Sequential`
@@ -280,7 +280,7 @@ def trace(
 ):                      # a `Trace`
     "Run a copy of the model forward and back, and keep everything; raises `TypeError` or `ValueError` for what cannot be traced"
     if isinstance(model, Sequential): return _from_model(model, x, target, loss)
-    if all(hasattr(model, a) for a in ('op', 'inputs', 'values', 'born', 'data')): return _from_graph(model, names)
+    if all(hasattr(model, a) for a in ('op', 'inputs', 'values', 'data')): return _from_graph(model, names)
     raise TypeError(f'model: a Sequential, or a Tensor that holds a loss, is needed, not {type(model).__name__}')
 
 _raised = str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹')

@@ -123,7 +123,7 @@ class Recurrent(Layer):
         if np.ndim(x) == 3 and x.shape[2] == self.n_in and x.size: return list(np.moveaxis(x, 1, 0))
         raise ValueError(f'{self!r}: sequences (n, t, {self.n_in}) are needed, not shape {np.shape(x)}')
 
-# %% ../nbs/12_recurrence.ipynb #10dc80
+# %% ../nbs/12_recurrence.ipynb #80d0e0
 class RNN(Recurrent):
     "The plain cell, `tanh(x @ w + h @ u + b)` (Elman, 1990)"
     def __call__(self, x):
@@ -137,7 +137,7 @@ class RNN(Recurrent):
     def backward(self, g, need_dx=True):
         if self.args is None: raise RuntimeError(f'{self!r}: nothing to go back through; call it on a batch first')
         xs, params, y = self.args
-        y.backward(g)
+        y.backward(g, keep=False)
         for grad, p in zip(self.grads, params): grad[...] = p.grad
         if need_dx: return np.stack([np.zeros_like(x.data) if x.grad is None else x.grad for x in xs], axis=1)
 

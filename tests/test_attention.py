@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from backprop_nb.attention import *
-from backprop_nb.autograd import Tensor, apply, newest_first
+from backprop_nb.autograd import Tensor, apply, topological_order
 from backprop_nb.forward import linear, softmax
 from backprop_nb.layers import Linear, Sequential, Tanh, value_and_grad
 from backprop_nb.loss import cross_entropy
@@ -206,7 +206,7 @@ def test_a_formula_stays_in_its_dtype_and_predicts_the_same_bits(dtype):
         assert y.dtype == model.grads.dtype == dtype
         assert_array_equal(y, model.predict(x))
         graph = next(layer for layer in model.layers if isinstance(layer, Formula)).args[-1]
-        assert {t.dtype for t in newest_first(graph)} == {np.dtype(dtype)}
+        assert {t.dtype for t in topological_order(graph)} == {np.dtype(dtype)}
 
 def test_a_formula_has_the_gradients_of_a_nudge_and_0_for_what_it_does_not_use():
     model = Sequential(Linear(5, 3, 0), Formula(gated, gate().named, 3, n_in=3, n_out=4), Tanh(), Linear(4, 2, 1), dtype=np.float64)
@@ -342,14 +342,14 @@ def test_the_work_of_attention_grows_with_the_square_of_the_length():
     model = Sequential(Transformer(5, 3, 8, 0, n_heads=2))
     def work(t, op):
         model(np.zeros((1, t)))
-        return sum(node.size * node.values[0].shape[-1] for node in newest_first(model.layers[0].args[-1]) if node.op is op)
+        return sum(node.size * node.values[0].shape[-1] for node in topological_order(model.layers[0].args[-1]) if node.op is op)
     assert work(32, np.matmul) == 4 * work(16, np.matmul) == 2 * 8 * 32**2
     assert work(32, linear) == 2 * work(16, linear)
 
 def test_shares_can_be_read_from_the_graph():
     model = Sequential(Transformer(5, 3, 8, 0, n_heads=2, n_blocks=3))
     model(np.zeros((4, 6)))
-    shares = [t.data for t in newest_first(model.layers[0].args[-1]) if t.op is softmax]
+    shares = [t.data for t in topological_order(model.layers[0].args[-1]) if t.op is softmax]
     assert [a.shape for a in shares] == [(4, 2, 6, 6)] * 3
     assert_allclose([a.sum(axis=-1) for a in shares], 1, rtol=1e-5)
     assert apply(softmax, np.zeros(2)).tolist() == [.5, .5]      # without a Tensor nothing is remembered

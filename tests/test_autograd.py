@@ -139,7 +139,7 @@ def random_graph(kind, seed, n=40):
 @given(st.sampled_from([Scalar, Tensor]), seeds)
 def test_each_comes_once_and_after_all_that_use_it(kind, seed):
     y = random_graph(kind, seed)[-1]
-    order = newest_first(y)
+    order = topological_order(y)
     place = {v: i for i, v in enumerate(order)}
     assert order[0] is y and len(place) == len(order)
     for v in order:
@@ -149,15 +149,80 @@ def test_each_comes_once_and_after_all_that_use_it(kind, seed):
 def test_a_second_walk_gives_the_same_and_a_walk_elsewhere_starts_anew(kind, seed):
     made = random_graph(kind, seed)
     made[-1].backward()
-    once = [None if v.grad is None else float(v.grad) for v in newest_first(made[-1])]
+    once = [None if v.grad is None else float(v.grad) for v in topological_order(made[-1])]
     made[-2].backward()
     made[-1].backward()
-    assert [None if v.grad is None else float(v.grad) for v in newest_first(made[-1])] == once
+    assert [None if v.grad is None else float(v.grad) for v in topological_order(made[-1])] == once
 
 @given(seeds)
-def test_both_spellings_of_the_search_find_the_same(seed):
+def test_both_spellings_of_the_walk_find_the_same(seed):
     y = random_graph(Scalar, seed)[-1]
-    assert [v for v in newest_first(y) if v.op] == autograd._newest_of_two(y)
+    y.backward()
+    grads = dict.fromkeys(topological_order(y), 0.) | {y: 1.}
+    for v in grads:
+        for a, slope in ((v.a, v.da), (v.b, v.db)):
+            if a is not None: grads[a] += grads[v] * slope
+    assert_allclose([v.grad for v in grads], list(grads.values()), rtol=1e-13)
+
+class Interrupting(float):
+    "A slope at which somebody presses Ctrl-C, once"
+    def __rmul__(self, g):
+        if not self.pressed:
+            self.pressed = True
+            raise KeyboardInterrupt
+        return g * float(self)
+    pressed = False
+
+def test_a_walk_that_was_interrupted_leaves_nothing_behind():
+    x = Scalar(3)
+    h = x * x
+    y = (h * x + h) * h
+    y.backward()
+    once = x.grad, h.grad
+    for node in (y, h, y.a, y.a.a):
+        slope, node.da = node.da, Interrupting(node.da)
+        with pytest.raises(KeyboardInterrupt): y.backward()
+        y.backward()
+        assert (x.grad, h.grad) == once
+        node.da = slope
+
+def test_an_interrupted_count_leaves_nothing_behind():
+    x = Scalar(3)
+    h = x * x
+    y = (h * x + h) * h
+    y.backward()
+    once = x.grad, h.grad
+    for node in (x, h, y.a):
+        count = node.waiting
+        node.grad, node.waiting = 0., 5              # as after a first round that did not come to its end
+        y.backward()
+        assert (x.grad, h.grad) == once
+
+def test_a_lean_walk_keeps_the_gradients_of_what_was_given_alone():
+    rng = np.random.default_rng(0)
+    x, w = Tensor(rng.normal(size=(5, 4))), Tensor(rng.normal(size=(4, 3)))
+    h = np.tanh(x @ w)
+    y = (h * h).sum()
+    y.backward()
+    once = x.grad, w.grad
+    assert all(t.grad is not None for t in topological_order(y))
+    y.backward(keep=False)
+    assert_array_equal(x.grad, once[0])
+    assert_array_equal(w.grad, once[1])
+    assert {t for t in topological_order(y) if t.grad is not None} == {x, w}
+    x.backward(np.ones((5, 4)), keep=False)           # nothing but a given tensor
+    assert (x.grad == 1).all()
+
+def test_a_lean_walk_holds_few_gradients_at_a_time():
+    def peak(keep):
+        x = y = Tensor(np.ones((100, 100)))
+        for _ in range(20): y = y * 1.5
+        tracemalloc.start()
+        y.backward(np.ones((100, 100)), keep=keep)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most / y.data.nbytes
+    assert peak(keep=True) > 20 and peak(keep=False) < 4
 
 @given(seeds)
 def test_numbers_and_arrays_agree(seed):
@@ -449,7 +514,7 @@ def test_a_graph_goes_when_its_last_name_goes(no_collector):
     x, w = Tensor(np.ones((50, 40))), Tensor(np.ones((40, 30)))
     loss = apply(cross_entropy, network_of(x, w), np.zeros(50, int))
     loss.backward()
-    arrays = [weakref.ref(t.data) for t in newest_first(loss) if t.op and isinstance(t.data, np.ndarray)]
+    arrays = [weakref.ref(t.data) for t in topological_order(loss) if t.op and isinstance(t.data, np.ndarray)]
     assert len(arrays) > 5 and all(a() is not None for a in arrays)
     del loss
     assert not any(a() is not None for a in arrays)
@@ -612,6 +677,16 @@ def test_whole_numbers_move_by_fractions():
     y = Dual([1, 2], [.5, 0]) * 3
     assert y.tangent.tolist() == [1.5, 0] and y.value.dtype == float
 
+@pytest.mark.parametrize('axis, keepdims', [(None, False), (0, False), (-1, True), ((0, 1), False)])
+@pytest.mark.parametrize('largest', [np.max, lambda x, **how: x.max(**how)], ids=['np.max', 'method'])
+def test_the_largest_moves_as_fast_as_the_number_that_is_largest(largest, axis, keepdims):
+    rng = np.random.default_rng(0)
+    x, v = rng.permutation(12).reshape(3, 4).astype(float), rng.normal(size=(3, 4))
+    y = largest(Dual(x, v), axis=axis, keepdims=keepdims)
+    assert_array_equal(y.value, x.max(axis=axis, keepdims=keepdims))
+    assert_allclose(y.tangent, ((x + 1e-3*v).max(axis=axis, keepdims=keepdims) - y.value) / 1e-3, rtol=1e-9)
+    assert np.max(Dual([3., 3, 1], [1., 5, 9])).tangent == 3           # equal ones share, as on the way back
+
 def test_a_tensor_takes_dual_numbers_as_constants():
     t, c = Tensor([1., 2]), Dual([3., 4], [1., 0])
     for y in (t * c, c * t):
@@ -650,7 +725,7 @@ def test_a_picture_has_a_place_for_everything_right_of_its_inputs(kind, seed):
     y = random_graph(kind, seed)[-1]
     y.backward()
     drawn = layout(y)
-    nodes = newest_first(y)
+    nodes = topological_order(y)
     assert len(drawn['places']) == len(set(drawn['places'].values())) == len(nodes) == len(drawn['values']) == len(drawn['grads'])
     assert len(drawn['edges']) == sum(a is not None for v in nodes for a in v.inputs)
     for a, b in drawn['edges']: assert drawn['places'][a][0] < drawn['places'][b][0]
