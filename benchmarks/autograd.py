@@ -5,10 +5,12 @@
 `numbers` is micrograd's own example: two moons, a network of 2, 16, 16 and 1 neurons in plain numbers, all 100 points, hinge loss and a
 little weight decay. Each engine runs it in a process of its own, with Python's garbage collector on, as for everybody who runs it, and then with the
 collector off. The other cases are those of step.py: forward, cross-entropy, backward and an update by gradient descent, in float32, all engines in one process. `walk` leaves
-the update out: `graph_walk` copies the parameters into tensors first, `shared_walk` does not, and `chain_walk` is a `Sequential`.
+the update out: `graph_walk` has tensors that share the memory of the parameters and keeps no gradients but theirs, like training, `fresh_walk` copies the parameters into new
+tensors first and keeps all gradients, and `chain_walk` is a `Sequential`. `chain_op` is a `Sequential` that stands in a graph as one operation; it also finds
+the gradient at the inputs, like `chain_dx`, the same one without a graph.
 
-The engines take turns. What counts is the ratio of two neighbours, in seconds of the processor (everything runs in one thread), and its median over the
-rounds. First, gradients must agree. micrograd and autograd are on PyPI; what is not installed is left out.
+The engines take turns. What counts is the ratio of two neighbours and its median over the rounds, in seconds of the processor; everything runs in one thread.
+OPENBLAS_NUM_THREADS=2 gives the matrix products two; then the clock on the wall counts. First, gradients must agree. micrograd and autograd are on PyPI; what is not installed is left out.
 """
 import argparse
 import gc
@@ -17,7 +19,7 @@ import random
 import statistics as st
 import subprocess
 import sys
-from time import process_time
+from time import perf_counter, process_time
 
 os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
 sys.path = [p for p in sys.path if os.path.abspath(p) != os.path.dirname(os.path.abspath(__file__))]   # this file is called autograd, too
@@ -26,12 +28,13 @@ import numpy as np  # noqa: E402    the engines are imported where they are used
 
 CASES = {   # name: widths, batch size, steps a block
     'numbers': ((2, 16, 16, 1), 100, 8),
-    'small': ((64, 32, 10), 32, 100),
-    'medium': ((784, 128, 64, 10), 64, 20),
-    'deep': ((64,)*50 + (10,), 64, 4),
-    'large': ((784, 1024, 1024, 10), 256, 2),
+    'small': ((64, 32, 10), 32, 400),
+    'medium': ((784, 128, 64, 10), 64, 50),
+    'deep': ((64,)*50 + (10,), 64, 20),
+    'large': ((784, 1024, 1024, 10), 256, 4),
 }
 LR = 0.01
+clock = process_time if os.environ['OPENBLAS_NUM_THREADS'] == '1' else perf_counter
 
 def moons(n):
     rng, t = np.random.default_rng(0), np.linspace(0, np.pi, n//2)
@@ -68,17 +71,18 @@ def model_and_batch(widths, n):
     layers = [l for a, b in zip(widths, widths[1:]) for l in (Linear(a, b, a + b), ReLU())][:-1]
     return Sequential(*layers), rng.normal(size=(n, widths[0])).astype(np.float32), rng.integers(0, widths[-1], n)
 
-def graph(widths, n, copy=True, update=True):
+def graph(widths, n, fresh=False, update=True):
     from backprop_nb.autograd import Tensor, through
     from backprop_nb.layers import value_and_grad
     from backprop_nb.loss import cross_entropy
     model, x, target = model_and_batch(widths, n)
     params = [p for l in model.layers for p in l.params]
+    shared = [Tensor(p, copy=False) for p in params]
     def step():
-        tensors = [Tensor(p, copy=copy) for p in params]
+        tensors = [Tensor(p) for p in params] if fresh else shared
         y = through(model, tensors, x)
         value, g = value_and_grad(cross_entropy, y.data, target)
-        y.backward(g)
+        y.backward(g, keep=fresh)
         if update:
             for p, t in zip(params, tensors): p -= LR * t.grad
         return np.concatenate([t.grad.ravel() for t in tensors]) if step.wanted else None
@@ -86,7 +90,7 @@ def graph(widths, n, copy=True, update=True):
     return step
 
 def graph_walk(widths, n): return graph(widths, n, update=False)
-def shared_walk(widths, n): return graph(widths, n, copy=False, update=False)
+def fresh_walk(widths, n): return graph(widths, n, fresh=True, update=False)
 
 def chain_walk(widths, n):
     from backprop_nb.layers import value_and_grad
@@ -95,6 +99,29 @@ def chain_walk(widths, n):
     def step():
         value, g = value_and_grad(cross_entropy, model(x), target)
         model.backward(g)
+        return model.grads
+    return step
+
+def chain_dx(widths, n):
+    from backprop_nb.layers import value_and_grad
+    from backprop_nb.loss import cross_entropy
+    model, x, target = model_and_batch(widths, n)
+    def step():
+        value, g = value_and_grad(cross_entropy, model(x), target)
+        model.backward(g, need_dx=True)
+        return model.grads
+    return step
+
+def chain_op(widths, n):
+    from backprop_nb.autograd import Tensor, apply, call_model
+    from backprop_nb.layers import value_and_grad
+    from backprop_nb.loss import cross_entropy
+    model, x, target = model_and_batch(widths, n)
+    x = Tensor(x)
+    def step():
+        y = apply(call_model, x, model)
+        value, g = value_and_grad(cross_entropy, y.data, target)
+        y.backward(g)
         return model.grads
     return step
 
@@ -151,9 +178,9 @@ def repeat(engine, widths, n, n_steps, collector):
     seconds = []
     for _ in range(n_steps):
         if not collector: gc.disable()
-        start = process_time()
+        start = clock()
         step()
-        seconds.append(process_time() - start)
+        seconds.append(clock() - start)
         if not collector: gc.collect()
     print(st.median(seconds[2:]))
 
@@ -179,16 +206,16 @@ def measure_numbers(n_rounds):
 
 def measure(case, n_rounds):
     widths, n, n_steps = CASES[case]
-    engines = graph, hips, graph_walk, shared_walk, chain_walk
+    engines = graph, hips, graph_walk, fresh_walk, chain_walk, chain_op, chain_dx
     agree(built(engines, widths, n))
     steps = built(engines, widths, n)
     times = {name: [] for name in steps}
     for r in range(n_rounds + 1):                         # the first round warms up
         for name, step in steps.items():
-            start = process_time()
+            start = clock()
             for _ in range(n_steps): step()
-            if r: times[name].append((process_time() - start) / n_steps)
-    report(case, times, [('graph', 'hips'), ('graph_walk', 'chain_walk'), ('shared_walk', 'chain_walk')])
+            if r: times[name].append((clock() - start) / n_steps)
+    report(case, times, [('graph', 'hips'), ('graph_walk', 'chain_walk'), ('fresh_walk', 'chain_walk'), ('chain_op', 'chain_dx')])
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
