@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from project import ROOT
 
 from backprop_nb import microscope as m
 from backprop_nb.autograd import Tensor
 from backprop_nb.backward import vjps
 from backprop_nb.layers import ELU, Linear, ReLU, Sequential, Sigmoid, Softmax, Softplus, Tanh, fused, value_and_grad
+from backprop_nb.live import front_end, style
 from backprop_nb.loss import binary_cross_entropy, cross_entropy, huber, mae, mse
 from backprop_nb.norm import BatchNorm, LayerNorm, Residual
 from backprop_nb.optim import SGD, Adam
@@ -242,6 +244,11 @@ def test_the_page_holds_no_address_and_is_one_file():
     assert len(page) < 300_000
     data = json.loads(re.search(r'id="scene">(.*?)</script>', page, re.S)[1])
     assert data['trace']['title'] == xor_trace().title and '<noscript><table>' in page
+
+def test_the_example_that_the_readme_links_to_has_the_front_end_of_today():
+    page = (ROOT/'images'/'microscope.html').read_text(encoding='utf-8')
+    for part in (front_end('microscope.js'), style('microscope.css')):
+        assert part in page, 'images/microscope.html is older than backprop_nb/static: python tools/draw_microscope.py writes it anew'
 
 def test_a_name_cannot_break_out_of_the_page():
     t = xor_trace()

@@ -25,6 +25,11 @@ def test_no_cell_is_empty_and_default_exp_stands_alone(page):
         assert c['source'].strip(), f'cell {c["id"]} is empty'
         if 'default_exp' in directives(c): assert len(c['source'].strip().splitlines()) == 1
 
+@every_page
+def test_what_a_reader_runs_to_see_something_is_short(page):
+    long = [c['id'] for c in cells(page, 'code') if 'exports' not in directives(c) and len(c['source'].splitlines()) > 25]
+    assert not long, f'cells {long}: more than 25 lines'
+
 @pytest.mark.parametrize('page, following', list(zip(CHAPTERS, CHAPTERS[1:])), ids=lambda p: p.stem)
 def test_a_page_leads_to_the_next(page, following):
     assert f']({following.name})' in cells(page, 'markdown')[-1]['source']

@@ -76,23 +76,25 @@ def test_a_refused_knob_turns_nothing():
 
 # ------------------------------------------------------------------ to the bit
 
-@given(some, moves)
-@settings(max_examples=60)
-def test_a_program_does_its_run_again_to_the_bit(start, turned):
+def turned_run(start, turned):
+    "A run from `start`, with the knobs of `turned` set after so many steps each"
     run = Run(start)
     for n, knobs in turned:
         run.step(n)
         run.set(**knobs)
+    return run
+
+@given(some, moves)
+@settings(max_examples=60)
+def test_a_program_does_its_run_again_to_the_bit(start, turned):
+    run = turned_run(start, turned)
     run.step(5)
     assert again(run) == bits(run)
 
 @given(some, moves)
 @settings(max_examples=40)
 def test_a_dictionary_leads_to_the_same_place(start, turned):
-    run = Run(start)
-    for n, knobs in turned:
-        run.step(n)
-        run.set(**knobs)
+    run = turned_run(start, turned)
     saved = json.loads(json.dumps(run.to_dict()))
     other = Run.from_dict(saved)
     assert bits(other) == bits(run) and other.settings == run.settings and other.steps == run.steps and other.to_dict() == run.to_dict()

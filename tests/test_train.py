@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-import types
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -561,24 +560,6 @@ def test_a_short_run_imports_no_bar():
     process = python('-c', RUN + 'run()\nimport sys\nprint([m for m in sys.modules if m.startswith("tqdm")])')
     said, errors = process.communicate(timeout=120)
     assert (said, errors) == ('[]\n', '')
-
-class Bar:
-    "Stands in for tqdm"
-    made = []
-    def __init__(self, **settings): self.settings, self.n, self.closed = settings, settings['initial'], False; Bar.made.append(self)
-    def update(self): self.n += 1
-    def close(self): self.closed = True
-
-@pytest.fixture
-def bars(monkeypatch):
-    monkeypatch.setattr(Bar, 'made', [])
-    monkeypatch.setitem(sys.modules, 'tqdm.auto', types.SimpleNamespace(tqdm=Bar))
-    clock = [0.]
-    def perf_counter():
-        clock[0] += .1
-        return clock[0]
-    monkeypatch.setattr('backprop_nb.train.perf_counter', perf_counter)      # time flies
-    return Bar.made
 
 def test_a_long_run_shows_a_bar_that_counts_to_the_end(bars, data):
     trained(data, n_epochs=60)

@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 import time
-import types
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
@@ -393,20 +392,10 @@ def test_a_search_is_silent_and_leaves_optuna_as_it_was(capfd):
     out, err = capfd.readouterr()
     assert not out and not err and optuna.logging.get_verbosity() == level
 
-class Bar:
-    "Stands in for tqdm"
-    made = []
-    def __init__(self, **settings): self.settings, self.n, self.closed = settings, settings['initial'], False; Bar.made.append(self)
-    def update(self): self.n += 1
-    def close(self): self.closed = True
-
-def test_a_long_search_shows_a_bar(monkeypatch):
-    monkeypatch.setattr(Bar, 'made', [])
-    monkeypatch.setitem(sys.modules, 'tqdm.auto', types.SimpleNamespace(tqdm=Bar))
-    monkeypatch.setattr('backprop_nb.tune.perf_counter', iter(np.arange(0, 1000, .25)).__next__)     # time flies
+def test_a_long_search_shows_a_bar(bars):
     search(bowl, plane(), 12)
     search(bowl, plane(), 12, progress=False)
-    (bar,) = Bar.made
+    (bar,) = bars
     assert bar.settings['total'] == 12 and 0 < bar.settings['initial'] < 12 and bar.n == 12 and bar.closed
 
 @pytest.mark.parametrize('how, error, says', [
