@@ -34,8 +34,11 @@ comma := ,
 .venv/.installed: $(FACTS)
 	$(call install,dev)
 
+# Graphviz is no package of Python: it comes along where apt may install it, and its tests are left out where it is missing
 .venv/.installed-peers: .venv/.installed
 	$(call install,dev$(comma)peers)
+	@if ! command -v dot >/dev/null && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends graphviz >/dev/null || echo 'no Graphviz' >&2; fi
 
 .venv/.installed-browser: .venv/.installed
 	$(call install,dev$(comma)browser)
@@ -47,7 +50,7 @@ comma := ,
 
 setup: .venv/.installed  ## create .venv and install what the course and its checks need
 
-peers: .venv/.installed-peers  ## the same with PyTorch, scikit-learn and SciPy, for the tests that compare with them
+peers: .venv/.installed-peers  ## the same with PyTorch, scikit-learn, SciPy and Graphviz, for the tests that ask them
 
 lab: .venv/.installed  ## open the course in JupyterLab, at its first page
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/nbs/00_start.ipynb --LabApp.news_url=None $(HEADLESS) $(AS_ROOT) $(LAB_ARGS)

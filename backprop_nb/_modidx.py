@@ -959,6 +959,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'backprop_nb.viz.Picture._repr_mimebundle_': ( 'b_viz.html#picture._repr_mimebundle_',
                                                                                 'backprop_nb/viz.py'),
                                  'backprop_nb.viz.Picture.png': ('b_viz.html#picture.png', 'backprop_nb/viz.py'),
+                                 'backprop_nb.viz.Picture.svg': ('b_viz.html#picture.svg', 'backprop_nb/viz.py'),
                                  'backprop_nb.viz._axes': ('b_viz.html#_axes', 'backprop_nb/viz.py'),
                                  'backprop_nb.viz._done': ('b_viz.html#_done', 'backprop_nb/viz.py'),
                                  'backprop_nb.viz._end_labels': ('b_viz.html#_end_labels', 'backprop_nb/viz.py'),

@@ -10,11 +10,12 @@ __all__ = ['vjps', 'comparisons', 'topological_order', 'Node', 'Arithmetic', 'Sc
            'mean_over', 'mean_over_dx', 'max_over', 'max_over_dx', 'reshape', 'reshape_dx', 'transpose', 'transpose_dx',
            'concatenate', 'concatenate_da', 'concatenate_db', 'where', 'where_da', 'where_db', 'getitem', 'getitem_dx',
            'stacks', 'matmul_da', 'matmul_db', 'apply', 'Operations', 'Tensor', 'through', 'call_model',
-           'call_model_dx', 'layout', 'outline']
+           'call_model_dx', 'layout', 'outline', 'dot', 'Drawing', 'draw']
 
-# %% ../nbs/10_autograd.ipynb #fcdb4e
+# %% ../nbs/10_autograd.ipynb #0e55dd
 import math
 from collections import Counter
+from html import escape
 from itertools import islice
 from operator import attrgetter
 
@@ -433,18 +434,23 @@ def call_model_dx(g, y, x, model):
 
 vjps[call_model] = call_model_dx,
 
-# %% ../nbs/10_autograd.ipynb #b76a6b
+# %% ../nbs/10_autograd.ipynb #69ca89
 _signs = dict(add='+', subtract='−', multiply='×', divide='÷', negative='−', matmul='@', power='^')
 
 def _titles(nodes, names):
     "A title for each node, no two alike"
-    given, used, found = {v: name for name, v in names.items()}, Counter(), {}
+    found, used = {v: name for name, v in names.items()}, Counter(names.keys())
     for v in nodes:
+        if v in found: continue
         op = getattr(v.op, '__name__', v.op)
-        title = given.get(v) or _signs.get(op, op) or 'c'
+        title = _signs.get(op, op) or 'c'
         used[title] += 1
         found[v] = title + str(used[title]).translate(str.maketrans('0123456789', '₀₁₂₃₄₅₆₇₈₉'))*(used[title] > 1)
     return found
+
+def _sentence(nodes, title, digits):
+    given = ', '.join(title[v] for v in nodes if not v.op)
+    return f'A graph of {len(nodes)} values, from {given} to {title[nodes[-1]]}, {_shown(nodes[-1].data, digits)}.'
 
 def _shown(a, digits): return f'{float(a):.{digits}f}' if np.ndim(a) == 0 else 'x'.join(map(str, np.shape(a)))
 
@@ -452,7 +458,7 @@ def layout(
     y,         # `Scalar` or `Tensor`
     digits=2,  # digits after the point
     **names,   # names for some of the nodes, x=x
-):             # dict of arguments for `viz.graph`: places, edges, values, grads
+):             # dict of arguments for `viz.graph`: places, edges, values, grads, alt
     "Places for all that `y` was made from, each to the right of its inputs; a number shows its value, an array its shape"
     nodes = topological_order(y)[::-1]
     inputs = {v: [a for a in v.inputs if a is not None] for v in nodes}
@@ -467,7 +473,8 @@ def layout(
         stack = sorted([v for v in nodes if column[v] == c], key=lambda v: -np.mean([places[title[a]][1] for a in inputs[v]] or [0]))
         for i, v in enumerate(stack): places[title[v]] = c, (len(stack) - 1)/2 - i + .17*(c % 2)
     return dict(places=places, edges=[(title[a], title[v]) for v in nodes for a in inputs[v]],
-                values={title[v]: _shown(v.data, digits) for v in nodes}, grads={title[v]: _shown(v.grad, digits) for v in nodes if v.grad is not None})
+                values={title[v]: _shown(v.data, digits) for v in nodes}, grads={title[v]: _shown(v.grad, digits) for v in nodes if v.grad is not None},
+                alt=_sentence(nodes, title, digits))
 
 # %% ../nbs/10_autograd.ipynb #379626
 def outline(
@@ -485,3 +492,50 @@ def outline(
         if v not in seen: todo += [(a, depth + 1) for a in reversed(v.inputs) if a is not None]
         seen.add(v)
     return '\n'.join(lines)
+
+# %% ../nbs/10_autograd.ipynb #f533ee
+def dot(
+    y,         # `Scalar` or `Tensor`
+    digits=2,  # digits after the point
+    **names,   # names for some of the nodes, x=x
+):             # text
+    "All that `y` was made from in the language of Graphviz: each node with its value in blue and its gradient in orange"
+    nodes = topological_order(y)[::-1]
+    title, number = _titles(nodes, names), {v: i for i, v in enumerate(nodes)}
+    def line(a, color): return '' if a is None else f'<BR/><FONT COLOR="{color}">{_shown(a, digits)}</FONT>'
+    lines = ['digraph { rankdir=LR; node [shape=box, style=rounded, fontname="sans-serif"]']
+    for v in nodes:
+        lines.append(f"{number[v]} [label=<{escape(title[v])}{line(v.data, '#0072B2')}{line(v.grad, '#D55E00')}>]")
+        lines += [f'{number[a]} -> {number[v]}' for a in v.inputs if a is not None]
+    return '\n'.join([*lines, '}'])
+
+# %% ../nbs/10_autograd.ipynb #4b4103
+class Drawing:
+    "A graph on paper: an SVG drawn by Graphviz, or text where Graphviz is missing"
+    def __init__(self,
+        dot,      # the graph in the language of Graphviz
+        outline,  # the graph as text
+        alt,      # the sentence that says what the picture shows
+    ): self.dot, self.outline, self.alt = dot, outline, alt
+
+    def svg(self):   # str
+        "The text of an SVG file; raises `FileNotFoundError` where Graphviz is missing"
+        from subprocess import run
+        try: drawn = run(['dot', '-Tsvg'], input=self.dot, capture_output=True, text=True, encoding='utf-8', check=True).stdout
+        except FileNotFoundError: raise FileNotFoundError('Graphviz is needed: its program "dot" was not found; https://graphviz.org says how to install it') from None
+        return drawn[drawn.index('<svg'):].replace('<svg', f'<svg role="img" aria-label="{escape(self.alt)}"', 1)
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        try: return {'text/plain': self.outline, 'image/svg+xml': self.svg()}
+        except FileNotFoundError: return {'text/plain': self.outline}
+
+    def __repr__(self): return self.outline
+
+def draw(
+    y,         # `Scalar` or `Tensor`
+    digits=2,  # digits after the point
+    **names,   # names for some of the nodes, x=x
+):             # a `Drawing`
+    "A picture of all that `y` was made from, with values and gradients"
+    nodes = topological_order(y)[::-1]
+    return Drawing(dot(y, digits, **names), outline(y, digits, **names), _sentence(nodes, _titles(nodes, names), digits))

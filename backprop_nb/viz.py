@@ -6,14 +6,14 @@
 __all__ = ['forward_color', 'gradient_color', 'update_color', 'truth_color', 'palette', 'dashes', 'meanings', 'markers', 'styles',
            'Picture', 'panels', 'curve', 'images', 'heat', 'scatter', 'regions', 'landscape', 'graph']
 
-# %% ../nbs/B_viz.ipynb #d36e5e
+# %% ../nbs/B_viz.ipynb #53b711
 import base64
 import html
 import io
 from itertools import cycle
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import colormaps, rc_context
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
@@ -36,15 +36,16 @@ def styles(names):
     if 'validation' in look: look |= dict(train=(forward_color, '-'), validation=(gradient_color, '--'))
     return [look[n] for n in names]
 
-# %% ../nbs/B_viz.ipynb #d18cfd
+# %% ../nbs/B_viz.ipynb #1d8ae4
 class Picture:
     "A figure and the sentence that says what it shows; a notebook displays it as an image with alternative text"
     def __init__(self,
         fig,   # a matplotlib `Figure`
         alt,   # what the picture shows, for readers who cannot see it (str, not empty)
+        vector=False,  # is it shown as SVG rather than PNG? Good for few lines
     ):
         if not isinstance(alt, str) or not alt.strip(): raise ValueError(f'alt: a sentence that says what the picture shows, not {alt!r}')
-        self.fig, self.alt = fig, ' '.join(alt.split())
+        self.fig, self.alt, self.vector = fig, ' '.join(alt.split()), vector
 
     def __repr__(self): return self.alt
 
@@ -54,13 +55,21 @@ class Picture:
         self.fig.savefig(file, format='png', dpi=150, metadata={'Software': None}, pil_kwargs=dict(optimize=True))
         return file.getvalue()
 
-    def _repr_mimebundle_(self, include=None, exclude=None):
-        data = base64.b64encode(self.png()).decode()
-        width = round(self.fig.get_figwidth() * 110)
-        return {'text/plain': self.alt, 'image/png': data,
-                'text/html': f'<img alt="{html.escape(self.alt)}" width="{width}" src="data:image/png;base64,{data}">'}
+    def svg(self):   # str
+        "The picture as the text of an SVG file, with the sentence as its label, the same at every call"
+        file = io.StringIO()
+        with rc_context({'svg.hashsalt': 'backprop_nb'}): self.fig.savefig(file, format='svg', metadata=dict(Date=None, Creator=None))
+        drawn = file.getvalue()
+        drawn = ' '.join(drawn[drawn.index('<svg'):].split())     # one line, as it lies in a notebook
+        return drawn.replace('<svg', f'<svg role="img" aria-label="{html.escape(self.alt)}"', 1)
 
-# %% ../nbs/B_viz.ipynb #6e0d7d
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        kind, data = ('image/svg+xml', self.svg()) if self.vector else ('image/png', base64.b64encode(self.png()).decode())
+        packed = base64.b64encode(data.encode()).decode() if self.vector else data
+        width = round(self.fig.get_figwidth() * 110)
+        return {'text/plain': self.alt, kind: data, 'text/html': f'<img alt="{html.escape(self.alt)}" width="{width}" src="data:{kind};base64,{packed}">'}
+
+# %% ../nbs/B_viz.ipynb #66b15f
 def panels(
     n=1,        # how many, side by side
     width=3.2,  # inches a panel
@@ -76,7 +85,7 @@ def panels(
 
 def _axes(ax): return (None, ax) if ax is not None else panels()
 
-def _done(fig, ax, alt): return ax if fig is None else Picture(fig, alt)
+def _done(fig, ax, alt, vector=False): return ax if fig is None else Picture(fig, alt, vector)
 
 # %% ../nbs/B_viz.ipynb #d1917f
 def _end_labels(ax, ends):
@@ -241,7 +250,7 @@ def landscape(
     if walks and len(walks) > 1: ax.legend(fontsize=6, frameon=False)
     return _done(fig, ax, alt)
 
-# %% ../nbs/B_viz.ipynb #4471d9
+# %% ../nbs/B_viz.ipynb #b727ae
 def graph(
     places,       # dict: node -> (column, row); row 0 is at the bottom
     edges,        # pairs (from, to), or triples with a label, such as the slope along the edge
@@ -271,4 +280,4 @@ def graph(
     ax.set_xlim(cols.min() - .5, cols.max() + .5)
     ax.set_ylim(rows.min() - .55, rows.max() + .4)
     ax.set_axis_off()
-    return _done(fig, ax, alt)
+    return _done(fig, ax, alt, vector=True)

@@ -1,9 +1,13 @@
 "Any formula, in numbers or arrays, has the gradient that PyTorch has, costs what a row of layers costs in bits, and leaves nothing behind"
 import copy
 import gc
+import html
 import inspect
 import math
 import pickle
+import re
+import runpy
+import shutil
 import sys
 import tracemalloc
 import weakref
@@ -14,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, mutually_broadcastable_shapes
 from numpy.testing import assert_allclose, assert_array_equal
+from project import ROOT
 
 from backprop_nb import autograd, backward
 from backprop_nb.autograd import *
@@ -193,7 +198,6 @@ def test_an_interrupted_count_leaves_nothing_behind():
     y.backward()
     once = x.grad, h.grad
     for node in (x, h, y.a):
-        count = node.waiting
         node.grad, node.waiting = 0., 5              # as after a first round that did not come to its end
         y.backward()
         assert (x.grad, h.grad) == once
@@ -215,7 +219,7 @@ def test_a_lean_walk_keeps_the_gradients_of_what_was_given_alone():
 
 def test_a_lean_walk_holds_few_gradients_at_a_time():
     def peak(keep):
-        x = y = Tensor(np.ones((100, 100)))
+        y = Tensor(np.ones((100, 100)))
         for _ in range(20): y = y * 1.5
         tracemalloc.start()
         y.backward(np.ones((100, 100)), keep=keep)
@@ -743,3 +747,54 @@ def test_an_outline_of_a_deep_graph_needs_no_recursion(no_recursion):
     y = x
     for _ in range(500): y = y + x
     assert len(outline(y).splitlines()) == 1001
+
+@pytest.fixture
+def bare(monkeypatch): monkeypatch.setenv('PATH', '')      # no Graphviz here
+
+def neuron():
+    w, x = Scalar(-3), Scalar(2)
+    y = (w * x + 6).tanh()
+    y.backward()
+    return y, dict(w=w, x=x)
+
+def test_a_name_is_kept_for_the_number_that_was_given_it():
+    c = Scalar(2)
+    y = c + 1 + c
+    nodes = set(layout(y, c=c)['places'])
+    assert nodes == {'c', 'c₂', '+', '+₂'} and layout(y, c=c)['values']['c'] == '2.00'
+
+def test_a_layout_says_what_it_shows():
+    y, names = neuron()
+    assert layout(y, **names)['alt'] == 'A graph of 6 values, from w, x, c to tanh, 0.00.'
+
+@given(st.sampled_from([Scalar, Tensor]), seeds)
+def test_graphviz_is_told_every_node_and_arrow(kind, seed):
+    y = random_graph(kind, seed)[-1]
+    y.backward()
+    nodes, said = topological_order(y), dot(y, digits=3)
+    assert len(re.findall(r'(?m)^\d+ \[label=', said)) == len(nodes)
+    assert sorted(re.findall(r'#0072B2">(.*?)<', said)) == sorted(f'{float(v.data):.3f}' for v in nodes)
+    assert sorted(re.findall(r'#D55E00">(.*?)<', said)) == sorted(f'{float(v.grad):.3f}' for v in nodes)
+    assert said.count('->') == sum(a is not None for v in nodes for a in v.inputs)
+
+def test_without_graphviz_a_drawing_is_text(bare):
+    y, names = neuron()
+    assert draw(y, **names)._repr_mimebundle_() == {'text/plain': outline(y, **names)} and repr(draw(y, **names)) == outline(y, **names)
+    with pytest.raises(FileNotFoundError, match='graphviz.org'): draw(y).svg()
+
+def texts(svg): return sorted(html.unescape(t) for t in re.findall(r'<text[^>]*>(.*?)</text>', svg))
+
+def graphviz_or_skip():
+    if shutil.which('dot') is None: pytest.skip('asks Graphviz')
+
+def test_graphviz_draws_names_values_and_gradients():
+    graphviz_or_skip()
+    y, names = neuron()
+    svg = draw(y, **names)._repr_mimebundle_()['image/svg+xml']
+    assert svg.startswith('<svg role="img" aria-label="A graph of 6 values, from w, x, c to tanh, 0.00."')
+    assert texts(svg) == sorted(['w', '-3.00', '2.00', 'x', '2.00', '-3.00', '×', '-6.00', '1.00', 'c', '6.00', '1.00', '+', '0.00', '1.00', 'tanh', '0.00', '1.00'])
+
+def test_the_picture_on_the_page_shows_what_the_engine_computes():
+    graphviz_or_skip()
+    drawing = runpy.run_path(str(ROOT/'tools'/'draw_images.py'))['graph']()
+    assert texts((ROOT/'images'/'graph.svg').read_text(encoding='utf-8')) == texts(drawing.svg())

@@ -248,7 +248,7 @@ def test_the_page_holds_no_address_and_is_one_file():
 def test_the_example_that_the_readme_links_to_has_the_front_end_of_today():
     page = (ROOT/'images'/'microscope.html').read_text(encoding='utf-8')
     for part in (front_end('microscope.js'), style('microscope.css')):
-        assert part in page, 'images/microscope.html is older than backprop_nb/static: python tools/draw_microscope.py writes it anew'
+        assert part in page, 'images/microscope.html is older than backprop_nb/static: python tools/draw_images.py writes it anew'
 
 def test_a_name_cannot_break_out_of_the_page():
     t = xor_trace()
