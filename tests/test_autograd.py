@@ -14,6 +14,7 @@ import weakref
 
 import numpy as np
 import pytest
+import sympy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, mutually_broadcastable_shapes
@@ -709,7 +710,6 @@ def test_dual_numbers_refuse_what_has_no_rule(f):
     with pytest.raises((TypeError, ValueError, KeyError)): f(Dual([1., 2], [1., 0]))
 
 def test_automatic_and_symbolic_derivatives_agree():
-    sympy = pytest.importorskip('sympy', reason='compares with SymPy')
     x, y = sympy.symbols('x y')
     e = sympy.exp(sympy.tanh(x * y)) * sympy.log(x) / (1 + y**2) + x**sympy.Rational(3, 2)
     def f(v): return np.exp(np.tanh(v[0] * v[1])) * np.log(v[0]) / (1 + v[1]**2) + v[0]**1.5
