@@ -6,23 +6,22 @@
 __all__ = ['multiply_adds', 'held', 'forget', 'repeatable', 'Checkpoint', 'checkpointed', 'half_grad', 'LossScale', 'part_grad',
            'InTurn', 'shard_grad', 'promises', 'Shards', 'deal', 'fit_parallel', 'local_client']
 
-# %% ../nbs/15_scale.ipynb #210cac
+# %% ../nbs/15_scale.ipynb #f8fe53
 import logging
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from copy import deepcopy
 from math import isfinite, isqrt
-from time import perf_counter
 
 import numpy as np
 
 from .data import batches
-from .doors import batch, generator, number, whole
+from .doors import batch, number, whole
 from .layers import Linear, every, gather, value_and_grad
 from .loss import cross_entropy
 from .norm import Chain
 from .optim import clip_norm
-from .train import Diverged, History
+from .train import Diverged, fit
 
 # %% ../nbs/15_scale.ipynb #c81092
 def multiply_adds(
@@ -239,7 +238,7 @@ def _parallel_step(shards, rows, opt, schedule, clip):
     opt.step()
     return value * len(rows)
 
-# %% ../nbs/15_scale.ipynb #e6208c
+# %% ../nbs/15_scale.ipynb #dbfcb8
 def fit_parallel(
     model,         # a `Sequential` that gives the same answer every time; its parameters are changed
     x,             # training examples (n, n_in)
@@ -248,22 +247,14 @@ def fit_parallel(
     rng,           # NumPy `Generator` or seed that shuffles the examples
     client,        # a `distributed.Client` of any cluster, or `InTurn()`
     loss=cross_entropy, # a loss function of `backprop_nb.loss`
-    n_epochs=10,   # so many times through the data
-    batch_size=32, # examples a step, of all workers together
     n_parts=None,  # shards; None: one for each thread of the cluster
-    schedule=None, # function: step (0, 1, …) -> learning rate
-    clip=None,     # longest gradient allowed
+    **how,         # what else `fit` takes: n_epochs, batch_size (of all workers together), validation, patience, schedule, clip, …
 ):                 # a `History`
     "What `fit` does, each batch's gradient computed by the cluster; raises `TypeError` or `ValueError` for bad input, `Diverged` before a step that is not finite"
-    if getattr(opt, 'model', None) is not model: raise ValueError(f'opt: an optimizer made for this model is needed, such as Adam(model); {opt!r} is none')
-    rng, n_epochs, batch_size = generator(rng), whole('n_epochs', n_epochs, 0), whole('batch_size', batch_size)
     shards, numbers = deal(client, n_parts, model, loss, x, target), np.arange(len(x))
-    history, start = History(), perf_counter()
-    for _ in range(n_epochs):
-        losses = [_parallel_step(shards, rows, opt, schedule, clip) for rows, _ in batches(numbers, numbers, batch_size, rng)]
-        history.add(loss=sum(losses) / len(x), lr=opt.lr, seconds=perf_counter() - start)
-    history.stopped = 'n_epochs'
-    return history
+    def epoch(model, x, target, opt, rng, loss, batch_size, schedule, clip):
+        return sum(_parallel_step(shards, rows, opt, schedule, clip) for rows, _ in batches(numbers, numbers, batch_size, rng)) / len(x)
+    return fit(model, x, target, opt, rng, loss, epoch=epoch, **how)
 
 # %% ../nbs/15_scale.ipynb #062bee
 @contextmanager

@@ -191,7 +191,7 @@ def _settled(model, history):
         model.params, model.buffers = history.kept['best']
     return history
 
-# %% ../nbs/06_iterate.ipynb #62c042
+# %% ../nbs/06_iterate.ipynb #7861a8
 def _fitting(model, loss, x, target, name=''):
     "Examples and targets that fit the model and the loss"
     if not callable(loss) or loss not in vjps:
@@ -211,10 +211,10 @@ def _limits(validation, patience, tol, budget):
     if budget is not None: limits['budget'] = number('budget', budget, 0)
     return limits
 
-def _usable(model, opt, schedule, score, clip, after_epoch):
+def _usable(model, opt, schedule, score, clip, after_epoch, epoch):
     "Raise `TypeError` or `ValueError` for settings that would fail only later"
     if getattr(opt, 'model', None) is not model: raise ValueError(f'opt: an optimizer made for this model is needed, such as Adam(model); {opt!r} is none')
-    for name, f in dict(schedule=schedule, score=score, after_epoch=after_epoch).items():
+    for name, f in dict(schedule=schedule, score=score, after_epoch=after_epoch, epoch=epoch).items():
         if f is not None and not callable(f): raise TypeError(f'{name}: a function is needed, not {f!r}')
     if clip is not None: number('clip', clip, 0, open_low=True)
 
@@ -235,7 +235,7 @@ def _look(model, loss, score, x, target):
     y = model.predict(x)
     return dict(val_loss=float(loss(y, target))) | (dict(val_score=score(y, target)) if score else {})
 
-# %% ../nbs/06_iterate.ipynb #92d322
+# %% ../nbs/06_iterate.ipynb #0e38f2
 def fit(
     model,            # a `Sequential`; its parameters are changed
     x,                # training examples (n, n_in)
@@ -255,17 +255,18 @@ def fit(
     progress=True,    # show a bar when it takes longer than two seconds
     history=None,     # a `History` to go on from, which is continued up to `n_epochs` epochs in all; None: begin
     after_epoch=None, # function of the history, called after each epoch
+    epoch=train_epoch, # function that goes through the data once and returns the mean loss; called as `train_epoch` is
 ):                    # a `History`
     "Train until a stopping rule holds; raises `TypeError` or `ValueError` for bad input, `Diverged` when the loss is no longer finite"
-    _usable(model, opt, schedule, score, clip, after_epoch)
+    _usable(model, opt, schedule, score, clip, after_epoch, epoch)
     limits = _limits(validation, patience, tol, budget)
     history = _begun(history, validation is not None, limits)
     rng, n_epochs, batch_size = generator(rng), whole('n_epochs', n_epochs, 0), whole('batch_size', batch_size)
     x, target = _fitting(model, loss, x, target)
     if validation is not None: validation = _fitting(model, loss, *validation, 'validation ')
-    def epoch(): return train_epoch(model, x, target, opt, rng, loss, batch_size, schedule, clip)
+    def once(): return epoch(model, x, target, opt, rng, loss, batch_size, schedule, clip)
     def look(): return _look(model, loss, score or scores.get(loss), *validation) if validation is not None else {}
-    return _repeat(model, opt, rng, epoch, look, limits, n_epochs, progress, history, after_epoch)
+    return _repeat(model, opt, rng, once, look, limits, n_epochs, progress, history, after_epoch)
 
 # %% ../nbs/06_iterate.ipynb #f87759
 def confusion(

@@ -207,11 +207,30 @@ def runs(client, opt=lambda model: SGD(model, .1, momentum=.9), model=net, data=
 def assert_same_run(alone, history, shared, history_shared):
     assert_allclose(shared.params, alone.params, rtol=0, atol=1e-12)
     assert_allclose(history_shared.loss, history.loss, rtol=0, atol=1e-12)
-    assert history_shared.stopped == history.stopped and history_shared.lr == history.lr
+    assert_allclose(history_shared.val_loss, history.val_loss, rtol=0, atol=1e-12)
+    assert history_shared.stopped == history.stopped and history_shared.lr == history.lr and history_shared.best_epoch == history.best_epoch
 
 @pytest.mark.parametrize('how', [dict(n_parts=1), dict(n_parts=3), dict(n_parts=299, batch_size=7, n_epochs=1), dict(schedule=cosine(.1, 12), n_parts=2),
                                  dict(clip=.1, n_parts=2), dict(n_epochs=0), dict(n_parts=10**6, n_epochs=1)], ids=str)
 def test_a_run_in_parts_is_the_run_in_one_piece(how): assert_same_run(*runs(InTurn(), **how))
+
+def test_a_run_in_parts_watches_validation_data_and_goes_back_to_the_best():
+    x, target = digits()
+    noted = []
+    alone, history, shared, history_shared = runs(InTurn(), n_parts=3, n_epochs=30, validation=(x[:40], (target[:40] + 1) % 10), patience=2,
+                                                  after_epoch=lambda h: noted.append(len(h.loss)))
+    assert_same_run(alone, history, shared, history_shared)
+    assert history.stopped == 'patience' and noted[:len(noted)//2] == noted[len(noted)//2:]
+
+def test_a_run_in_parts_goes_on_where_it_stopped():
+    x, target = digits()
+    at_once, _, model, _ = runs(InTurn(), n_epochs=3, n_parts=2)
+    model = net()
+    opt, rng = SGD(model, .1, momentum=.9), np.random.default_rng(3)
+    history = fit_parallel(model, x, target, opt, rng, InTurn(), n_epochs=1, batch_size=50, n_parts=2)
+    fit_parallel(model, x, target, opt, rng, InTurn(), n_epochs=3, batch_size=50, n_parts=2, history=history)
+    assert_allclose(model.params, at_once.params, rtol=0, atol=1e-12)
+    assert len(history.loss) == 3
 
 def test_values_are_learned_in_parts_too():
     x = np.linspace(-1, 1, 60)[:, None]
@@ -232,7 +251,7 @@ def test_bad_input_is_refused_and_changes_nothing(bad, match):
 def test_divergence_stops_before_the_parameters_are_spoilt():
     x, target = digits()
     model = net(act=ReLU)
-    with pytest.raises(Diverged, match='step .* learning rate'):
+    with pytest.raises(Diverged, match=r'epoch \d.*step .* learning rate'):
         fit_parallel(model, x, x @ np.ones((64, 10)), SGD(model, 1e3), 0, InTurn(), mse, n_epochs=50)
     assert np.isfinite(model.params).all()
 

@@ -556,6 +556,18 @@ def test_every_form_of_the_same_numbers_trains_alike_and_is_not_written_to(name)
 
 # --- the bar ---------------------------------------------------------------------------------------------------------------------
 
+def test_fit_goes_through_the_data_as_it_is_told(data):
+    seen = []
+    def backwards(model, x, target, opt, rng, loss, batch_size, schedule, clip):
+        seen.append((len(x), batch_size, clip))
+        return train_epoch(model, x[::-1], target[::-1], opt, rng, loss, batch_size, schedule, clip)
+    x, target = data[:2]
+    model, other = net(2, 8, 2), net(2, 8, 2)
+    history = fit(model, x, target, SGD(model), 0, n_epochs=2, batch_size=9, clip=5., epoch=backwards)
+    assert seen == [(len(x), 9, 5.)] * 2
+    assert fit(other, x[::-1], target[::-1], SGD(other), 0, n_epochs=2, batch_size=9, clip=5.).loss == history.loss
+    with pytest.raises(TypeError, match='epoch'): fit(model, x, target, SGD(model), 0, epoch=3)
+
 def test_a_short_run_imports_no_bar():
     process = python('-c', RUN + 'run()\nimport sys\nprint([m for m in sys.modules if m.startswith("tqdm")])')
     said, errors = process.communicate(timeout=120)
