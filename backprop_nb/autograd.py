@@ -26,7 +26,7 @@ from .backward import tanh_dx, vjps
 from .doors import number, real
 from .layers import fast
 
-# %% ../nbs/10_autograd.ipynb #ee157d
+# %% ../nbs/10_autograd.ipynb #39f081
 def topological_order(
     y,  # a `Scalar` or `Tensor`
 ):      # list, beginning with `y`
@@ -43,7 +43,7 @@ def topological_order(
         order.append(v := ready.pop())
         for a in v.inputs:
             if a is None: continue
-            if waiting[a] == 1: ready.append(a)
+            if waiting[a] == 1: ready.append(a)         # this was the last message
             else: waiting[a] -= 1
     return order
 
@@ -139,9 +139,9 @@ class Arithmetic(Node):
     def __rpow__(self, o): return Scalar(o) ** self
     __radd__, __rmul__ = __add__, __mul__
 
-# %% ../nbs/10_autograd.ipynb #73996e
+# %% ../nbs/10_autograd.ipynb #a81ea4
 class Scalar(Arithmetic):
-    "A number that remembers how it was made; raises `ZeroDivisionError` or `ValueError` where there is no result or no slope"
+    "A number that remembers how it was made; raises `ZeroDivisionError` or `ValueError` where there is no result or no finite slope"
     __slots__ = ()
 
     def exp(self):
@@ -362,7 +362,7 @@ def _tensor(data, op=None, inputs=(), values=()):
     t.grad = None
     return t
 
-# %% ../nbs/10_autograd.ipynb #4e78eb
+# %% ../nbs/10_autograd.ipynb #0cf0fd
 class Tensor(Operations):
     "An array that remembers the call that made it, and never changes"
     __slots__ = '_data', 'op', 'inputs', 'values', 'grad'
@@ -378,7 +378,7 @@ class Tensor(Operations):
 
     def backward(self,
         g=None,     # gradient that arrives, of this shape; unless given, 1, which needs a single number
-        keep=True,  # do results keep their gradients? If not, only those that were not made from anything have one afterwards
+        keep=True,  # do results keep their gradients? If not, only tensors made from nothing have one afterwards
     ):
         "Set `grad`, in all tensors that this one was made from, to the gradient of this one; raises `ValueError` for a `g` that does not fit"
         y = self._data
