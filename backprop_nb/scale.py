@@ -211,7 +211,7 @@ class Shards:
                 if attempt == self.retries: raise
                 self.sent = None
 
-# %% ../nbs/15_scale.ipynb #911abd
+# %% ../nbs/15_scale.ipynb #b09721
 def deal(
     client,   # a `distributed.Client`, or `InTurn()`
     n_parts,  # shards (whole number >= 1); None: one for each thread of the cluster
@@ -221,6 +221,8 @@ def deal(
     target,   # labels or values, as the loss takes them
 ):            # `Shards`
     "Cut examples into shards of nearly one size; raises `TypeError` or `ValueError` for what does not fit"
+    if isinstance(client, type) or not hasattr(client, 'scatter'):
+        raise TypeError(f'client: InTurn(), or a distributed.Client such as "with local_client(2) as client" gives, is needed, not {client!r}')
     x, target = batch(x, model.n_in, model.dtype), np.asarray(target)
     value_and_grad(loss, model.predict(x), target)
     n_parts = whole('n_parts', sum(client.nthreads().values()) if n_parts is None else n_parts)
@@ -238,7 +240,7 @@ def _parallel_step(shards, rows, opt, schedule, clip):
     opt.step()
     return value * len(rows)
 
-# %% ../nbs/15_scale.ipynb #dbfcb8
+# %% ../nbs/15_scale.ipynb #648f58
 def fit_parallel(
     model,         # a `Sequential` that gives the same answer every time; its parameters are changed
     x,             # training examples (n, n_in)
@@ -247,6 +249,7 @@ def fit_parallel(
     rng,           # NumPy `Generator` or seed that shuffles the examples
     client,        # a `distributed.Client` of any cluster, or `InTurn()`
     loss=cross_entropy, # a loss function of `backprop_nb.loss`
+    *,
     n_parts=None,  # shards; None: one for each thread of the cluster
     **how,         # what else `fit` takes: n_epochs, batch_size (of all workers together), validation, patience, schedule, clip, …
 ):                 # a `History`
@@ -256,13 +259,13 @@ def fit_parallel(
         return sum(_parallel_step(shards, rows, opt, schedule, clip) for rows, _ in batches(numbers, numbers, batch_size, rng)) / len(x)
     return fit(model, x, target, opt, rng, loss, epoch=epoch, **how)
 
-# %% ../nbs/15_scale.ipynb #062bee
+# %% ../nbs/15_scale.ipynb #3cb742
 @contextmanager
 def local_client(
     n_workers=2,     # whole number >= 1
     processes=True,  # a process for each worker, or a thread
 ):                   # a `distributed.Client`, within a `with`
-    "Workers on this machine, closed at the end; raises `ImportError` if `distributed` is not installed"
+    "Workers on this machine, closed at the end. A program calls it under `if __name__ == '__main__':`. Raises `ImportError` without `distributed`"
     try: from distributed import Client, LocalCluster
     except ImportError: raise ImportError('local_client: Dask is needed: pip install "backprop_nb[scale]"') from None
     with (LocalCluster(n_workers=whole('n_workers', n_workers), threads_per_worker=1, processes=processes, dashboard_address=None,

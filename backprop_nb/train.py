@@ -191,7 +191,7 @@ def _settled(model, history):
         model.params, model.buffers = history.kept['best']
     return history
 
-# %% ../nbs/06_iterate.ipynb #7861a8
+# %% ../nbs/06_iterate.ipynb #d94f93
 def _fitting(model, loss, x, target, name=''):
     "Examples and targets that fit the model and the loss"
     if not callable(loss) or loss not in vjps:
@@ -215,7 +215,7 @@ def _usable(model, opt, schedule, score, clip, after_epoch, epoch):
     "Raise `TypeError` or `ValueError` for settings that would fail only later"
     if getattr(opt, 'model', None) is not model: raise ValueError(f'opt: an optimizer made for this model is needed, such as Adam(model); {opt!r} is none')
     for name, f in dict(schedule=schedule, score=score, after_epoch=after_epoch, epoch=epoch).items():
-        if f is not None and not callable(f): raise TypeError(f'{name}: a function is needed, not {f!r}')
+        if not callable(f) and (f is not None or name == 'epoch'): raise TypeError(f'{name}: a function is needed, not {f!r}')
     if clip is not None: number('clip', clip, 0, open_low=True)
 
 # %% ../nbs/06_iterate.ipynb #d8e201
@@ -235,7 +235,7 @@ def _look(model, loss, score, x, target):
     y = model.predict(x)
     return dict(val_loss=float(loss(y, target))) | (dict(val_score=score(y, target)) if score else {})
 
-# %% ../nbs/06_iterate.ipynb #0e38f2
+# %% ../nbs/06_iterate.ipynb #1f48f7
 def fit(
     model,            # a `Sequential`; its parameters are changed
     x,                # training examples (n, n_in)
@@ -264,7 +264,10 @@ def fit(
     rng, n_epochs, batch_size = generator(rng), whole('n_epochs', n_epochs, 0), whole('batch_size', batch_size)
     x, target = _fitting(model, loss, x, target)
     if validation is not None: validation = _fitting(model, loss, *validation, 'validation ')
-    def once(): return epoch(model, x, target, opt, rng, loss, batch_size, schedule, clip)
+    def once():
+        value = epoch(model, x, target, opt, rng, loss, batch_size, schedule, clip)
+        if not (np.isfinite(value) and np.isfinite(model.params).all()): raise _diverged('loss or parameters are not finite', opt)
+        return value
     def look(): return _look(model, loss, score or scores.get(loss), *validation) if validation is not None else {}
     return _repeat(model, opt, rng, once, look, limits, n_epochs, progress, history, after_epoch)
 

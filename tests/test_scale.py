@@ -255,6 +255,18 @@ def test_divergence_stops_before_the_parameters_are_spoilt():
         fit_parallel(model, x, x @ np.ones((64, 10)), SGD(model, 1e3), 0, InTurn(), mse, n_epochs=50)
     assert np.isfinite(model.params).all()
 
+def test_a_last_step_that_spoils_the_parameters_is_undone():
+    x, target = digits()
+    model = Sequential(Linear(64, 10, 0))
+    before = model.params.copy()
+    with pytest.raises(Diverged): fit_parallel(model, x, target, SGD(model, 1e40), 0, InTurn(), n_parts=2, n_epochs=1, batch_size=len(x))
+    assert_array_equal(model.params, before)
+
+@pytest.mark.parametrize('client', [InTurn, 3, None], ids=str)
+def test_what_is_no_client_is_refused(client):
+    model = net()
+    with pytest.raises(TypeError, match='client: InTurn'): fit_parallel(model, *digits(), SGD(model), 0, client)
+
 class Forgetful(InTurn):
     "A client that loses what it holds at some of its calls"
     def __init__(self, lost): self.lost, self.calls, self.sent = lost, 0, 0

@@ -566,7 +566,17 @@ def test_fit_goes_through_the_data_as_it_is_told(data):
     history = fit(model, x, target, SGD(model), 0, n_epochs=2, batch_size=9, clip=5., epoch=backwards)
     assert seen == [(len(x), 9, 5.)] * 2
     assert fit(other, x[::-1], target[::-1], SGD(other), 0, n_epochs=2, batch_size=9, clip=5.).loss == history.loss
-    with pytest.raises(TypeError, match='epoch'): fit(model, x, target, SGD(model), 0, epoch=3)
+    for bad in (3, None):
+        with pytest.raises(TypeError, match='epoch'): fit(model, x, target, SGD(model), 0, epoch=bad)
+
+def test_an_epoch_of_ones_own_that_diverges_is_undone(data):
+    def bad(model, *rest): model.params = np.full(model.params.size, np.inf); return 1.
+    x, target = data[:2]
+    for epoch in (bad, lambda *rest: np.nan):
+        model = net(2, 8, 2)
+        before = model.params.copy()
+        with pytest.raises(Diverged, match='epoch 0'): fit(model, x, target, SGD(model), 0, epoch=epoch)
+        assert_array_equal(model.params, before)
 
 def test_a_short_run_imports_no_bar():
     process = python('-c', RUN + 'run()\nimport sys\nprint([m for m in sys.modules if m.startswith("tqdm")])')
