@@ -133,6 +133,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'backprop_nb/dual.py'),
                                   'backprop_nb.dual.Movable.__getattr__': ('curvature.html#movable.__getattr__', 'backprop_nb/dual.py'),
                                   'backprop_nb.dual.Movable.add_at': ('curvature.html#movable.add_at', 'backprop_nb/dual.py'),
+                                  'backprop_nb.dual._made_from': ('curvature.html#_made_from', 'backprop_nb/dual.py'),
                                   'backprop_nb.dual._pushed': ('curvature.html#_pushed', 'backprop_nb/dual.py'),
                                   'backprop_nb.dual.gradient': ('curvature.html#gradient', 'backprop_nb/dual.py'),
                                   'backprop_nb.dual.hvp': ('curvature.html#hvp', 'backprop_nb/dual.py'),

@@ -89,7 +89,7 @@ class Dual(Movable):
     def __len__(self): return len(self.value)
     def __repr__(self): return f'Dual({self.value}, {self.tangent})'
 
-# %% ../nbs/10b_curvature.ipynb #4d9d70
+# %% ../nbs/10b_curvature.ipynb #4b5046
 def jvp(
     f,  # function of one array, made of NumPy's functions and ops
     x,  # where: float array
@@ -97,9 +97,14 @@ def jvp(
 ):      # value of `f`, and how fast it moves
     "`f(x)` and `J v`, in one run forward"
     y = f(Dual(np.asarray(x, float), v))
+    if not isinstance(y, Dual) and np.asarray(y).dtype == object: raise TypeError('f: one array is needed; np.concatenate joins parts, a list or np.array does not')
     return value_of(y), tangent_of(y)
 
-# %% ../nbs/10b_curvature.ipynb #dc52f7
+# %% ../nbs/10b_curvature.ipynb #871199
+def _made_from(x, y):
+    if isinstance(y, Tensor): return y
+    raise TypeError(f'f: a Tensor is needed, made from x without .data or float(...), not {type(y).__name__}; a constant c is c + 0*x.sum()')
+
 def jacobian_by_columns(f, x):
     "The Jacobian of `f` at `x` (outputs, inputs): a run forward for each input"
     x = np.asarray(x, float)
@@ -108,13 +113,13 @@ def jacobian_by_columns(f, x):
 def jacobian_by_rows(f, x):
     "The Jacobian of `f` at `x` (outputs, inputs): one run, and a walk back for each output"
     x = Tensor(x)
-    y, rows = f(x), []
+    y, rows = _made_from(x, f(x)), []
     for g in np.eye(y.size).reshape(-1, *y.shape):
         y.backward(g, keep=False)
         rows.append(x.grad.ravel())
     return np.stack(rows)
 
-# %% ../nbs/10b_curvature.ipynb #033c28
+# %% ../nbs/10b_curvature.ipynb #9119b0
 def gradient(
     f,  # function of one array that returns one number
     x,  # where: float array, or a `Dual`
@@ -122,7 +127,7 @@ def gradient(
     "The gradient of `f` at `x`, by a walk back"
     t = Tensor(x)
     y = f(t)
-    if isinstance(y, Tensor): y.backward(keep=False)          # else `f` does not use `x`
+    _made_from(t, y).backward(keep=False)
     return np.zeros_like(t.data) if t.grad is None else t.grad
 
 def hvp(

@@ -9,6 +9,7 @@ import re
 import runpy
 import shutil
 import sys
+import threading
 import tracemalloc
 import weakref
 
@@ -466,7 +467,7 @@ REFUSED = {
     'no row': (lambda x: np.arctan(x), TypeError, 'arctan'),
     'no row, by apply': (lambda x: apply(len, x), TypeError, 'len'),
     'function of NumPy': (lambda x: np.linalg.norm(x), TypeError, 'norm'),
-    'join of NumPy': (lambda x: np.concatenate([x, x]), TypeError, 'concatenate'),
+    'join of NumPy': (lambda x: np.stack([x, x]), TypeError, 'stack'),
     'out': (lambda x: np.add(x, x, out=np.zeros((4, 3))), TypeError, 'add'),
     'reduce': (lambda x: np.add.reduce(x), TypeError, 'add'),
     'array': (lambda x: np.asarray(x), TypeError, '.data'),
@@ -701,7 +702,7 @@ def test_a_tensor_takes_dual_numbers_as_constants():
         assert_array_equal(t.grad.tangent, [1, 0])
 
 def test_what_does_not_depend_on_x_has_slope_zero():
-    assert gradient(lambda x: 3., np.ones(2)).tolist() == [0, 0] and jvp(lambda x: 3., np.ones(2), np.ones(2))[1] == 0
+    assert gradient(lambda x: 3 + 0*x.sum(), np.ones(2)).tolist() == [0, 0] and jvp(lambda x: 3., np.ones(2), np.ones(2))[1] == 0
     assert gradient(lambda x: x[0] * 2, np.ones(2)).tolist() == [2, 0] and hvp(lambda x: x[0] * 2, np.ones(2), np.ones(2)).tolist() == [0, 0]
 
 @pytest.mark.parametrize('f', [lambda x: np.linalg.norm(x), lambda x: np.floor(x), lambda x: np.add(np.ones(2), x, out=np.zeros(2)), lambda x: Dual([1, 2], [1])],
@@ -798,3 +799,92 @@ def test_the_picture_on_the_page_shows_what_the_engine_computes():
     graphviz_or_skip()
     drawing = runpy.run_path(str(ROOT/'tools'/'draw_images.py'))['graph']()
     assert texts((ROOT/'images'/'graph.svg').read_text(encoding='utf-8')) == texts(drawing.svg())
+
+@pytest.mark.parametrize('f', [lambda x: float((x*x).sum()), lambda x: (x*x).sum().data, lambda x: 3.], ids=['float', 'data', 'constant'])
+def test_a_derivative_of_what_was_cut_off_is_refused(f):
+    for derivative in (gradient, jacobian_by_rows):
+        with pytest.raises(TypeError, match='made from x'): derivative(f, np.array([1., 2]))
+    with pytest.raises(TypeError): hvp(f, np.array([1., 2]), np.ones(2))
+
+def test_parts_that_are_not_one_array_are_refused():
+    with pytest.raises(TypeError, match='np.concatenate'): jacobian_by_columns(lambda x: [x[0], x[1]], np.ones(2))
+
+def test_what_is_detached_does_not_move_either():
+    table = [hvp(lambda x: x[0] * x[1].detach(), np.array([1., 2]), v) for v in np.eye(2)]
+    assert not np.any(table)
+
+def test_through_refuses_parameters_that_do_not_fit():
+    model = Sequential(Linear(3, 4, 0), Tanh(), Linear(4, 2, 1), dtype=np.float64)
+    params = [p for layer in model.layers for p in layer.params]
+    for bad in (model.params, params + params, params[:2]):
+        with pytest.raises(ValueError, match='params: arrays of the shapes'): through(model, bad, np.ones((2, 3)))
+
+@pytest.mark.parametrize('data', [[1., 2], np.ones(2, int), np.ones(2, np.float16), 1.], ids=['list', 'int', 'float16', 'number'])
+def test_only_what_can_be_shared_is_shared(data):
+    with pytest.raises(TypeError, match='copy=False'): Tensor(data, copy=False)
+
+@pytest.mark.parametrize('f', [np.sum, np.mean, np.max, lambda x: np.sum(x, axis=0, keepdims=True), lambda x: np.reshape(x, (3, 2)), np.transpose, lambda x: np.transpose(x, (1, 0)),
+                               lambda x: np.dot(x, np.ones((3, 2))), lambda x: np.where(np.eye(2, 3) > 0, x, 0.), lambda x: np.concatenate([x, x**2, x], axis=1), softmax])
+def test_numpys_functions_of_arrays_take_tensors(f):
+    x, g = np.random.default_rng(0).normal(size=(2, 3)), np.random.default_rng(1)
+    t = Tensor(x)
+    y = f(t)
+    assert_array_equal(y.data, f(x))
+    y.backward(g := g.normal(size=y.shape))
+    v = np.random.default_rng(2).normal(size=(2, 3))
+    assert_allclose(np.vdot(t.grad, v), np.vdot(g, f(x + 1e-6*v) - f(x - 1e-6*v)) / 2e-6, rtol=1e-6)
+
+def test_a_function_without_a_rule_names_those_that_have_one():
+    with pytest.raises(TypeError, match='stack: no rule.*concatenate'): np.stack([Tensor([1.])])
+
+def test_numbers_are_printed_and_asked_like_numbers():
+    assert f'{Scalar(2/3):.3f}' == f'{Tensor(2/3):.3f}' == '0.667' and float(Scalar(2)) == 2
+    assert not Tensor([0.]) and not Tensor(0.) and Tensor([1.])
+
+def test_threads_that_share_numbers_take_turns():
+    x = h = Scalar(1)
+    for _ in range(2000): h = h + x * 1e-3
+    results = h * 2, h * 3
+    def walk(y):
+        for _ in range(20): y.backward()
+    threads = [threading.Thread(target=walk, args=(y,), daemon=True) for y in results]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for t in threads: t.start()
+        for t in threads: t.join(60)
+    finally: sys.setswitchinterval(before)
+    assert not any(t.is_alive() for t in threads)
+    assert_allclose(x.grad, [2 * 3, 3 * 3][round(h.grad) - 2])
+
+def test_a_name_of_something_else_is_refused():
+    a = Scalar(2)
+    y = a * 3
+    for wrong in (Scalar(2), 2., np.ones(2)):
+        with pytest.raises(ValueError, match='lost: one of the values of this graph'): draw(y, lost=wrong)
+
+def test_no_two_titles_are_alike():
+    a = Scalar(1)
+    y = (Scalar(5) + Scalar(7)) * a
+    assert len(layout(y, **{'c₂': a})['places']) == len(layout(y, y=y, c=a)['places']) == 5
+
+def test_a_sentence_names_a_few_and_counts_the_rest():
+    y = sum(Scalar(v) for v in range(30))
+    assert layout(y)['alt'].endswith('c₈ and 23 more to +₃₀, 435.00.'), layout(y)['alt']
+    assert layout(Tensor([1., 2]) * 2)['alt'] == 'A graph of 2 values, from c to ×.'
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='writes a program of Unix')
+def test_a_graphviz_that_fails_says_why_and_the_text_is_shown(tmp_path, monkeypatch):
+    program = tmp_path/'dot'
+    program.write_text('#!/bin/sh\necho no plugin >&2\nexit 1\n')
+    program.chmod(0o755)
+    monkeypatch.setenv('PATH', str(tmp_path), prepend=':')
+    y, names = neuron()
+    assert draw(y)._repr_mimebundle_() == {'text/plain': outline(y)}
+    with pytest.raises(RuntimeError, match='no plugin'): draw(y).svg()
+
+def test_a_drawing_is_saved(tmp_path):
+    graphviz_or_skip()
+    y, names = neuron()
+    draw(y, **{'a\\N<b>&"': names['x']}).save(tmp_path/'graph.svg')
+    assert 'a\\N<b>&"' in texts((tmp_path/'graph.svg').read_text(encoding='utf-8'))
