@@ -434,18 +434,17 @@ class Tensor(Operations):
     def __reduce__(self): return Tensor, (self._data,)     # a copy, or a file, holds the numbers and no past
     def __repr__(self): return f"Tensor({self._data}{f', from {self.op.__name__}' if self.op else ''})"
 
-# %% ../nbs/10_autograd.ipynb #c3726b
+# %% ../nbs/10_autograd.ipynb #481175
 def through(
     model,   # a `Sequential`
     params,  # for each array of its parameters, in order, a `Tensor`, array or `Dual` to stand in its place
     x,       # inputs (n, n_in), a `Tensor`, array or `Dual`
 ):           # outputs (n, n_out)
-    "What the layers of `model` make of `x` with these parameters, as a graph; raises `TypeError` for a layer made of layers, `ValueError` for parameters that do not fit"
+    "What the layers of `model` make of `x` with these parameters, as a graph; raises `TypeError` for a layer made of layers, `ValueError` for another number of parameters"
     for layer in model.layers:
         if layer.layers: raise TypeError(f'model: {layer!r} holds layers of its own; apply(call_model, x, model) takes the whole model as one op')
-    params = list(params)
-    needed, given = [p.shape for layer in model.layers for p in layer.params], [np.shape(p) for p in params[:99]]
-    if needed != given: raise ValueError(f'params: arrays of the shapes {needed} are needed, one for each of the model, not {given}')
+    params, n = list(params), sum(len(layer.params) for layer in model.layers)
+    if len(params) != n: raise ValueError(f'params: {n} arrays are needed, one for each of the model, not {len(params)}; a flat vector is cut into them first')
     params = iter(params)
     for layer in model.layers:
         x = apply(layer.op, x, *islice(params, len(layer.params)), *layer.settings)
