@@ -414,12 +414,12 @@ def test_classes_must_be_named_first_and_stay():
 def test_a_stop_button_leaves_a_fitted_estimator_and_a_warning(monkeypatch):
     X, y = tables(BackpropClassifier)
     import backprop_nb.train as train
-    real, calls = train.train_epoch, []
-    def epoch(*args):
+    real, calls = train.train_step, []
+    def step(*args):
         calls.append(1)
-        if len(calls) == 3: raise KeyboardInterrupt
+        if len(calls) == 5: raise KeyboardInterrupt
         return real(*args)
-    monkeypatch.setattr(train, 'train_epoch', epoch)
+    monkeypatch.setattr(train, 'train_step', step)
     with pytest.warns(UserWarning, match='interrupted'): e = BackpropClassifier(random_state=0).fit(X, y)
     assert e.n_iter_ == 2 and len(e.predict(X)) == 40
 
