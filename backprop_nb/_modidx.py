@@ -301,6 +301,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'backprop_nb.files.check_shapes': ('files.html#check_shapes', 'backprop_nb/files.py'),
                                    'backprop_nb.files.checkpoint': ('files.html#checkpoint', 'backprop_nb/files.py'),
                                    'backprop_nb.files.describe': ('files.html#describe', 'backprop_nb/files.py'),
+                                   'backprop_nb.files.discard': ('files.html#discard', 'backprop_nb/files.py'),
                                    'backprop_nb.files.from_plain': ('files.html#from_plain', 'backprop_nb/files.py'),
                                    'backprop_nb.files.generator_from': ('files.html#generator_from', 'backprop_nb/files.py'),
                                    'backprop_nb.files.generator_spec': ('files.html#generator_spec', 'backprop_nb/files.py'),

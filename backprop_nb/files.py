@@ -8,9 +8,9 @@ __all__ = ['layer_classes', 'optimizer_classes', 'first_values', 'told', 'deepes
            'plain', 'from_plain', 'describe', 'leaves', 'arrays', 'of_recurrent', 'transformer_shapes', 'check_shapes',
            'check_shape', 'build', 'like', 'generator_spec', 'generator_from', 'place_in', 'model_spec', 'check_own',
            'take', 'model_from', 'sealed', 'ModelFileError', 'refusing', 'is_pickle', 'looks_like', 'read_sealed',
-           'read_header', 'open_part', 'lock', 'write_whole', 'replace_file', 'sync_folder', 'save', 'model_part',
-           'load', 'with_own', 'optimizer_part', 'optimizer_from', 'history_part', 'history_from', 'checkpoint',
-           'resume']
+           'read_header', 'open_part', 'lock', 'discard', 'write_whole', 'replace_file', 'sync_folder', 'save',
+           'model_part', 'load', 'with_own', 'optimizer_part', 'optimizer_from', 'history_part', 'history_from',
+           'checkpoint', 'resume']
 
 # %% ../nbs/16_files.ipynb #e9c0a8
 import json
@@ -383,7 +383,7 @@ def read_header(
             raise ModelFileError(f'{path} comes from a newer version of backprop_nb: format {spec["version"]}, this one reads up to {newest}')
     return spec, end
 
-# %% ../nbs/16_files.ipynb #952978
+# %% ../nbs/16_files.ipynb #62a5b4
 def open_part(
     part,  # path of a file that is only used here
 ):         # file descriptor
@@ -401,10 +401,19 @@ def open_part(
             raise
         os.close(fd)
 
-def lock(fd):
+def lock(fd, wait=True):
     "Wait until no other writer holds the file; the lock ends with the program, whatever ends it"
-    from fcntl import LOCK_EX, flock
-    flock(fd, LOCK_EX)
+    from fcntl import LOCK_EX, LOCK_NB, flock
+    flock(fd, LOCK_EX if wait else LOCK_EX | LOCK_NB)
+
+def discard(part):
+    "Remove what an interrupted `open_part` left, unless it belongs to another writer"
+    with suppress(ImportError, OSError):
+        fd = os.open(part, os.O_RDWR | getattr(os, 'O_NOFOLLOW', 0))
+        try:
+            lock(fd, wait=False)
+            os.unlink(part)
+        finally: os.close(fd)
 
 # %% ../nbs/16_files.ipynb #4a1146
 def write_whole(
@@ -421,18 +430,21 @@ def write_whole(
         if os.name == 'posix': sync_folder(os.path.dirname(path))
     except OSError as e: raise OSError(e.errno, f'{e.strerror or e}; nothing was saved', name) from e
 
-# %% ../nbs/16_files.ipynb #75b18a
+# %% ../nbs/16_files.ipynb #af20b5
 def replace_file(path, part, rest):
     "Write to `part` and rename it; whatever happens, it is gone afterwards"
-    fd = open_part(part)
+    fd = ours = None
     try:
+        fd = ours = open_part(part)
         with suppress(FileNotFoundError): os.chmod(part, stat.S_IMODE(os.stat(path).st_mode))   # who may read the old file may read the new one
         while rest: rest = rest[os.write(fd, rest):]
         os.fsync(fd)
         if os.name == 'nt': fd = os.close(fd)                   # Windows renames no open file
         os.replace(part, path)
     except BaseException:                                       # Ctrl-C too
-        with suppress(OSError): os.unlink(part)
+        if ours is None: discard(part)
+        else:
+            with suppress(OSError): os.unlink(part)
         raise
     finally:
         if fd is not None: os.close(fd)
